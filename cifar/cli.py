@@ -1,0 +1,451 @@
+"""Verbs and flags: the only file that prints results, asks and exits."""
+
+import dataclasses
+import datetime
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from cifar import show
+from cifar.errors import InputError, WorldError
+from cifar.machine import choose_device, choose_precision
+from cifar.recipes import RECIPES, Recipe, read_recipe, recipe_for, to_json, with_settings
+
+if TYPE_CHECKING:
+    from cifar.data.cifar10 import Dataset
+    from cifar.jobs import Job
+
+INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+app = typer.Typer(
+    help="Train, test, understand and use an image classifier on CIFAR-10.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stdout = Console(highlight=False, soft_wrap=True)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "-m", "--model", help="cnn, resnet, vit, previt, speednet, resnet56 …, timm:NAME or package.module:function."
+    ),
+]
+Epoch = Annotated[int | None, typer.Option("-e", "--epoch", help="Passes over the training images.")]
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images a step.")]
+LearningRate = Annotated[float | None, typer.Option("-l", "--learning-rate", help="Learning rate at its highest.")]
+Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best present.")]
+CrossValidate = Annotated[bool, typer.Option("-c", "--cross-validate", help="Cross-validate on 5 folds of the 50,000.")]
+Wandb = Annotated[bool, typer.Option("-w", "--wandb", help="Log to Weights & Biases.")]
+SaveFolder = Annotated[
+    Path | None, typer.Option("-s", "--save-folder", help="The run's folder; default runs/MODEL-TIME.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and augmentation.")]
+Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds; implies --cross-validate.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", help="A folder or archive of CIFAR-10, or `sample`; default the cache, else a download."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="field=value, any field of the recipe; may be repeated.")
+]
+RecipeName = Annotated[str, typer.Option("--recipe", help=f"{', '.join(RECIPES)}, or a recipe.json.")]
+Weights = Annotated[
+    str, typer.Option("--weights", help="For previt: a file of pretrained weights, instead of the hub.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the plan, and stop.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Continue the run in this folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the save folder.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard, in the run's folder.")]
+
+
+@app.command()
+def train(
+    model: Model = "",
+    epoch: Epoch = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    device: Device = "",
+    cross_validate: CrossValidate = False,
+    wandb: Wandb = False,
+    save_folder: SaveFolder = None,
+    seed: Seed = None,
+    folds: Folds = None,
+    data: Data = "",
+    settings: Settings = None,
+    recipe: RecipeName = "",
+    weights: Weights = "",
+    dry_run: DryRun = False,
+    resume: Resume = None,
+    overwrite: Overwrite = False,
+    tensorboard: TensorBoard = False,
+) -> None:
+    """Train a network, keep the best weights by validation accuracy, read the test set once with them."""
+    from cifar.jobs import Job
+
+    if resume:
+        numbers = (epoch, batch_size, learning_rate, seed, folds)
+        others = (model, recipe, cross_validate, settings, weights, save_folder, overwrite)
+        if any(others) or any(number is not None for number in numbers):
+            raise InputError(
+                f"--resume continues {resume} by its own recipe: leave out the flags that would change it."
+            )
+        job = resumed_job(resume)
+        data = data or data_of(resume)
+    else:
+        changes: dict[str, Any] = {
+            "epochs": epoch,
+            "batch_size": batch_size,
+            "lr": learning_rate,
+            "seed": seed,
+            "weights": weights or None,
+        }
+        changes |= {"num_folds": 5 if cross_validate and folds is None else folds}
+        chosen = with_settings(choose_recipe(model, recipe), settings or [])
+        chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})
+        if folds == 0:
+            raise InputError("--folds 0: cross-validation needs 2 folds or more.")
+        job = Job(
+            chosen, save_folder or default_folder(model or recipe), cross_validate=cross_validate or folds is not None
+        )
+    job = dataclasses.replace(
+        job,
+        device=choose_device(device),
+        wandb=wandb,
+        tensorboard=tensorboard,
+        command=shlex.join(["cifar", *sys.argv[1:]]),
+    )
+    if dry_run:
+        show_plan(job, data)
+    else:
+        run_job(job, data, overwrite=overwrite)
+
+
+def choose_recipe(model: str, recipe: str) -> Recipe:
+    """The recipe that -m and --recipe name together; --recipe decides, -m then puts another network into it."""
+    from cifar.models import check_name
+
+    if not model and not recipe:
+        raise InputError(f"Name a model: -m with one of {', '.join(RECIPES)}.")
+    if not recipe:
+        chosen = recipe_for(model)
+    elif recipe in RECIPES:
+        chosen = RECIPES[recipe]()
+    elif recipe.endswith(".json") or Path(recipe).exists():
+        chosen = read_recipe(Path(recipe))
+    else:
+        raise InputError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)} or name a recipe.json.")
+    if recipe and model:
+        chosen = dataclasses.replace(chosen, model=recipe_for(model).model)
+    check_name(chosen.model)
+    return chosen
+
+
+def default_folder(name: str) -> Path:
+    """runs/NAME-TIME, which does not exist yet."""
+    stem = Path(name).stem.replace(":", "-") if name.endswith(".json") else name.replace(":", "-").replace("/", "-")
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{stem}-{time}"
+    return next(path for path in (folder, *(Path(f"{folder}-{n}") for n in range(2, 100))) if not path.exists())
+
+
+def resumed_job(folder: Path) -> "Job":
+    """The job that a stopped run or cross-validation was.
+
+    Raises:
+        InputError: no run folder.
+    """
+    from cifar.jobs import Job
+    from cifar.runs import CROSSVAL, run_recipe
+
+    return Job(run_recipe(folder), folder, cross_validate=(folder / CROSSVAL).exists(), resume=True)
+
+
+def data_of(folder: Path) -> str:
+    """What --data has to be to read the data of a run or cross-validation again: the sample, or the cached whole."""
+    from cifar.runs import CROSSVAL, SUMMARY, read_json
+
+    record = read_json(folder / (CROSSVAL if (folder / CROSSVAL).exists() else SUMMARY))
+    return "sample" if record["data"].startswith("SAMPLE") else ""
+
+
+def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
+    """Train, test and report one run or all folds of a cross-validation."""
+    from cifar.jobs import Stopped, Watch, run_folds, run_one
+    from cifar.models import build_model
+    from cifar.runs import new_folder
+
+    if not job.resume:
+        build_model(job.recipe)  # now, so that a wrong name or weights that cannot be had leave nothing behind
+        new_folder(job.folder, overwrite=overwrite)
+    try:
+        dataset = open_data(data)
+    except (InputError, WorldError):
+        if not job.resume:
+            remove_empty(job.folder)
+        raise
+    with stop_on_signal() as should_stop:
+        watch = Watch(show.say, should_stop, show.training_display, show.image_progress, show_fold)
+        try:
+            if job.cross_validate:
+                show_crossval(run_folds(job, dataset, watch=watch), job.folder)
+            else:
+                stdout.print(result_line(run_one(job, dataset, watch=watch), job.folder), markup=False)
+        except Stopped as stopped:
+            folder = shlex.quote(str(stopped.folder))
+            show.say(f"Stopped; everything is saved. Resume with: cifar train --resume {folder}")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """While this lasts, the first Ctrl-C or TERM asks the training to stop after its step; a second one kills it."""
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        show.say("Stopping after this step …")
+
+    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def remove_empty(folder: Path) -> None:
+    """Take a run folder away again that nothing was written to, and `runs` if it was made for it."""
+    with suppress(OSError):
+        folder.rmdir()
+        if folder.parent == Path("runs"):
+            folder.parent.rmdir()
+
+
+def show_fold(fold: int, summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the result of one fold."""
+    stdout.print(f"fold {fold + 1}: {result_line(summary, folder)}", markup=False)
+
+
+def show_crossval(result: Mapping[str, Any], folder: Path) -> None:
+    """Print mean, standard deviation and interval over the folds, and the ensemble, named as such."""
+    for split in ("validation", "test"):
+        spread = result[split]
+        low, high = spread["interval"]
+        stdout.print(
+            f"{split}: mean of {result['num_folds']} folds {spread['mean']:.2%}, "
+            f"standard deviation {100 * spread['std']:.2f} points, "
+            f"95 % interval {low:.2%} to {high:.2%}",
+            markup=False,
+        )
+    ensemble = result["test_of_averaged_probabilities"]
+    low, high = ensemble["interval"]
+    stdout.print(
+        f"test, averaged probabilities of the folds (an ensemble, not their mean): {ensemble['accuracy']:.2%}, "
+        f"95 % interval {low:.2%} to {high:.2%}; {folder}",
+        markup=False,
+    )
+
+
+def result_line(summary: Mapping[str, Any], folder: Path) -> str:
+    """The line that a finished run ends with."""
+    low, high = summary["test_interval"]
+    best = f"epoch {summary['best_epoch']} of {summary['epochs']}"
+    chosen = (
+        f"best of validation ({summary['validation_accuracy']:.2%})"
+        if summary["validation_accuracy"] is not None
+        else "last"
+    )
+    sample = f"{summary['data']}: " if summary["data"].startswith("SAMPLE") else ""
+    return (
+        f"{sample}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}, "
+        f"95 % interval {low:.2%} to {high:.2%}, "
+        f"{best}, {chosen}, {show.clock(summary['seconds'])} of training; {folder}"
+    )
+
+
+def open_data(data: str, *, source: str = "") -> "Dataset":
+    """The data set, fetched with a progress bar if it is not in the cache."""
+    from cifar.data.cifar10 import open_dataset
+    from cifar.jobs import sample_note
+
+    with show.byte_progress() as progress:
+        dataset = open_dataset(data, source=source, say=show.say, progress=progress)
+    if dataset.is_sample:
+        show.say(sample_note(dataset))
+    return dataset
+
+
+def show_plan(job: "Job", data: str) -> None:
+    """Print the recipe as JSON, then what would happen, without touching data or disk."""
+    from cifar.data.cifar10 import cache_folder
+    from cifar.models import build_model
+
+    recipe = job.recipe
+    parameters = sum(parameter.numel() for parameter in build_model(recipe, pretrained=False).parameters())
+    precision, remark = choose_precision(recipe.precision, device=job.device)
+    stdout.print(to_json(recipe), end="", markup=False)
+    share = 1 - 1 / recipe.num_folds if recipe.num_folds else 1 - recipe.validation_fraction
+    folds = f"{recipe.num_folds} folds, each on " if job.cross_validate else ""
+    lines = (
+        f"network: {recipe.model}, {parameters:,} parameters",
+        f"data: {data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
+        f"trained on: {folds}{share:.0%} of the training images",
+        f"length: {recipe.epochs} epochs of batches of {recipe.batch_size}",
+        f"device: {job.device}, {precision}" + (f" ({remark})" if remark else ""),
+        f"folder: {job.folder}",
+    )
+    stdout.print("\n".join(lines), markup=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of tables.")] = False,
+    device: Device = "",
+    data: Data = "",
+) -> None:
+    """Accuracy with interval, loss, figures a class; writes evaluation.json, predictions.npz and confusion.png."""
+    from cifar.jobs import Watch, evaluate_and_draw
+    from cifar.runs import CROSSVAL, run_recipe
+
+    if split not in ("test", "validation"):
+        raise InputError(f"There is no split {split!r}: choose test or validation.")
+    if (run / CROSSVAL).exists():
+        raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
+    run_recipe(run)
+    device = choose_device(device)
+    dataset = open_data(data or data_of(run))
+    watch = Watch(show.say, lambda: False, show.training_display, show.image_progress, show_fold)
+    evaluation = evaluate_and_draw(run, dataset, split=split, purpose="cifar evaluate", device=device, watch=watch)
+    if as_json:
+        print(json.dumps(evaluation, indent=2))
+    else:
+        show_evaluation(evaluation, run)
+
+
+def show_evaluation(evaluation: Mapping[str, Any], folder: Path) -> None:
+    """Print the figures of an evaluation and where its files lie."""
+    low, high = evaluation["interval"]
+    stdout.print(
+        f"{evaluation['split']}: accuracy {evaluation['accuracy']:.2%} of {evaluation['num_images']:,} images, "
+        f"95 % interval {low:.2%} to {high:.2%}; loss {evaluation['loss']:.4f} nats",
+        markup=False,
+    )
+    table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
+    for row in evaluation["per_class"]:
+        table.add_row(
+            row["class"], f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}", str(row["support"])
+        )
+    stdout.print(table)
+    stdout.print(f"written to {folder}: evaluation.json, predictions.npz, confusion.png", markup=False)
+
+
+@app.command("data")
+def show_data(
+    data: Data = "",
+    source: Annotated[
+        str, typer.Option("--source", help="cache, path, npm or official, instead of trying in this order.")
+    ] = "",
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default beside the cached data.")
+    ] = None,
+) -> None:
+    """Fetch and verify CIFAR-10; show its source, checksum, counts and pixel statistics; draw a contact sheet."""
+    from cifar.data.cifar10 import CLASSES, cache_folder, load
+    from cifar.models.layers import pixel_statistics
+    from cifar.reporting.figures import draw_contact_sheet
+
+    dataset = open_data(data, source=source)
+    splits = {part: load(dataset, part) for part in ("train", "test")}
+    stdout.print(
+        f"{dataset.name}, from {dataset.source}\nfolder: {dataset.folder}\nsha256: {dataset.sha256}", markup=False
+    )
+    counts = Table("class", *(Column(f"{part} images", justify="right") for part in splits))
+    per_part = [images.labels.bincount(minlength=len(CLASSES)).tolist() for images in splits.values()]
+    for name, *numbers in zip(CLASSES, *per_part, strict=True):
+        counts.add_row(name, *(f"{number:,}" for number in numbers))
+    counts.add_row("all", *(f"{sum(numbers):,}" for numbers in per_part))
+    stdout.print(counts)
+    pixels = Table(
+        "pixels of the training images", *(Column(name, justify="right") for name in ("red", "green", "blue"))
+    )
+    for name, values in zip(("mean", "standard deviation"), pixel_statistics(splits["train"].images), strict=True):
+        pixels.add_row(name, *(f"{value:.8f}" for value in values.tolist()))
+    stdout.print(pixels)
+    path = sheet or cache_folder() / ("contact-sheet-sample.png" if dataset.is_sample else "contact-sheet.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_contact_sheet(splits["train"].images, splits["train"].labels, path, title=dataset.name)
+    stdout.print(f"contact sheet: {path}", markup=False)
+
+
+def main() -> NoReturn:
+    """The command `cifar`."""
+    sys.exit(run_app(app, sys.argv[1:], program="cifar"))
+
+
+def train_main() -> NoReturn:
+    """The script train.py: `cifar train`, and questions when it is started bare in a terminal."""
+    arguments = sys.argv[1:]
+    if not arguments and sys.stdin.isatty() and sys.stdout.isatty():
+        sys.exit(run_app(app, ask_for_arguments(), program="cifar"))
+    if not arguments:
+        show.say(
+            "Usage: python3 train.py -m MODEL [-e EPOCHS] [-b BATCH] [-l RATE] [-d DEVICE] …; --help lists all flags."
+        )
+        sys.exit(2)
+    sys.exit(run_app(app, ["train", *arguments], program="train.py"))
+
+
+def ask_for_arguments() -> list[str]:
+    """The answers of a person as the arguments that they stand for, shown so that they can be repeated."""
+    from cifar.prompts import ask
+
+    best = choose_device()
+    answers = ask(
+        devices=[best] if best == "cpu" else [best, "cpu"], default_folder=lambda name: str(default_folder(name))
+    )
+    if answers is None:
+        sys.exit(INTERRUPTED)
+    arguments = [
+        "-m", answers.model, "-e", str(answers.epoch), "-b", str(answers.batch_size),
+        "-l", f"{answers.learning_rate:g}", "-d", answers.device, "-s", answers.save_folder,
+    ]  # fmt: skip
+    arguments += ["-c"] * answers.cross_validate + ["-w"] * answers.wandb
+    show.say(f"python3 train.py {shlex.join(arguments)}")
+    return ["train", *arguments]
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
+    """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code."""
+    try:
+        return app(list(arguments), prog_name=program, standalone_mode=False) or 0
+    except (typer.TyperException, InputError) as error:
+        sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if sentence:  # empty where the help was printed instead
+            show.say(f"{program}: {sentence}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        show.say("Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has gone; nothing more can be told
+        return 1
+    except WorldError as error:
+        show.say(f"{program}: {error}")
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        show.say(f"{program}: {where}{error.strerror or error}.")
+        return 1

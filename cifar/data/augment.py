@@ -1,0 +1,106 @@
+"""Augmentation: whole batches in, whole batches out, on whatever device they lie.
+
+Randomness is drawn outside (`draw_*`, from an explicit CPU generator, so that every device sees the same draws) and
+applied inside (`crop_and_flip`, `mix_*`, pure functions). Both ends of every probability are exact.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+def draw_offsets(num_images: int, *, padding: int, generator: Generator) -> Tensor:
+    """Where each crop begins in the padded image: int64 [N, 2] (row, column), uniform over 0 … 2·padding."""
+    return torch.randint(0, 2 * padding + 1, (num_images, 2), generator=generator)
+
+
+def draw_flips(num_images: int, *, probability: float, generator: Generator) -> Tensor:
+    """Which images are mirrored: bool [N]; never for probability 0, always for 1."""
+    return torch.rand(num_images, generator=generator) < probability
+
+
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str) -> Tensor:
+    """Pad each side, cut a window of the original size, mirror left to right: in one gather, without padding.
+
+    Args:
+        images: [N, 3, H, W], any dtype.
+        offsets: int64 [N, 2], first row and column of the window in the padded image, 0 … 2·padding.
+        flips: bool [N], mirrored after the crop.
+        padding: pixels a side; at most H - 1 for reflect.
+        mode: "zero" (black) or "reflect" (mirrored about the border pixel, as in torch's pad).
+
+    Returns:
+        [N, 3, H, W] of the same dtype, in channels_last memory.
+    """
+    num_images, _, height, width = images.shape
+    rows = source_index(offsets[:, 0:1] - padding + torch.arange(height, device=images.device), size=height)  # [N, H]
+    steps = torch.arange(width, device=images.device).expand(num_images, -1)
+    steps = torch.where(flips[:, None], width - 1 - steps, steps)
+    columns = source_index(offsets[:, 1:2] - padding + steps, size=width)  # [N, W]
+    batch = torch.arange(num_images, device=images.device)[:, None, None]
+    cropped = images.permute(0, 2, 3, 1)[batch, rows.index[:, :, None], columns.index[:, None, :]]  # [N, H, W, 3]
+    if mode == "zero":
+        cropped *= (rows.inside[:, :, None] & columns.inside[:, None, :])[..., None]
+    return cropped.permute(0, 3, 1, 2)  # [N, 3, H, W]
+
+
+@dataclass(frozen=True)
+class SourceIndex:
+    """Positions in an unpadded axis (int64, reflected into range), and whether they lay inside before (bool)."""
+
+    index: Tensor
+    inside: Tensor
+
+
+def source_index(positions: Tensor, *, size: int) -> SourceIndex:
+    """Map positions from -(size - 1) to 2·size - 2 into 0 … size - 1 by reflection about the border pixels."""
+    last = size - 1
+    return SourceIndex(last - (last - positions.abs()).abs(), (positions >= 0) & (positions <= last))
+
+
+def draw_share(*, alpha: float, generator: Generator) -> float:
+    """The share of the first image in a mixture, from Beta(alpha, alpha), by inverting its distribution function."""
+    from scipy.stats import beta
+
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return float(beta.ppf(uniform, alpha, alpha))
+
+
+def mixup(images: Tensor, order: Tensor, *, share: float) -> Tensor:
+    """Blend each image with another (Zhang et al. 2018, "mixup").
+
+    Args:
+        images: float [N, 3, H, W].
+        order: int64 [N], the other image of each.
+        share: weight of the image itself, 0 to 1; its label has the same weight.
+    """
+    return torch.lerp(images[order], images, share)
+
+
+def cutmix(images: Tensor, order: Tensor, box: tuple[int, int, int, int]) -> Tensor:
+    """Paste a box of another image into each (Yun et al. 2019, "CutMix").
+
+    Args:
+        images: [N, 3, H, W].
+        order: int64 [N], the other image of each.
+        box: top, left, bottom, right in pixels, bottom and right excluded; the label's share is `box_share`.
+    """
+    top, left, bottom, right = box
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    return mixed
+
+
+def draw_box(share: float, *, size: int, generator: Generator) -> tuple[int, int, int, int]:
+    """A box that covers 1 - share of a size × size image before it is cut off at the border, its centre anywhere."""
+    side = round(size * (1 - share) ** 0.5)
+    centre = torch.randint(0, size, (2,), generator=generator)
+    top, left = (int(value) - side // 2 for value in centre)
+    return max(top, 0), max(left, 0), min(top + side, size), min(left + side, size)
+
+
+def box_share(box: tuple[int, int, int, int], *, size: int) -> float:
+    """The part of a size × size image that a box leaves alone, 0 to 1."""
+    top, left, bottom, right = box
+    return 1 - (bottom - top) * (right - left) / size**2

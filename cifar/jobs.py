@@ -1,0 +1,175 @@
+"""A job is a recipe with where and how it runs; here the rooms are joined: train, draw, test, one run or all folds."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cifar.data.cifar10 import Dataset
+from cifar.errors import InputError
+from cifar.evaluation.testing import average_folds, evaluate_run
+from cifar.files import write_json
+from cifar.recipes import Recipe
+from cifar.reporting.figures import draw_confusion, draw_curves
+from cifar.runs import CROSSVAL, RECIPE, SUMMARY, read_json, read_metrics, write_recipe
+from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
+from cifar.training.loggers import Logger, open_loggers
+from cifar.training.loop import Tick
+from cifar.training.run import run_training
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `cifar train` was asked for.
+
+    Attributes:
+        recipe: decides the result.
+        folder: the run's, or the cross-validation's that holds one a fold.
+        device: cpu, mps or cuda.
+        cross_validate: train all folds of the recipe.
+        wandb, tensorboard: log there too.
+        resume: continue what the folder holds.
+        command: what was typed, for the record.
+    """
+
+    recipe: Recipe
+    folder: Path
+    device: str = "cpu"
+    cross_validate: bool = False
+    wandb: bool = False
+    tensorboard: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+class Display(Logger, Protocol):
+    """A logger that is also told of steps."""
+
+    def tick(self, tick: Tick) -> None:
+        """Take where the training stands, a few times a second."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a job speaks to whoever watches it, and is stopped; the command line supplies all of it.
+
+    Attributes:
+        say: gets sentences.
+        should_stop: asked after every step.
+        training: opens the display of a training of so many epochs.
+        images: opens a progress bar of images under a label.
+        fold_done: gets the number (from 0), summary and folder of every fold.
+    """
+
+    say: Callable[[str], None]
+    should_stop: Callable[[], bool]
+    training: Callable[[int], AbstractContextManager[Display]]
+    images: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+    fold_done: Callable[[int, Mapping[str, Any], Path], None]
+
+
+class Stopped(Exception):  # noqa: N818  (no error: a person asked for it)
+    """A training was stopped after a step, with everything saved in this run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+def run_one(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
+    """Train one run to its end, draw its curves and read the test set once with the best weights.
+
+    Returns:
+        what summary.json holds.
+
+    Raises:
+        Stopped: `watch.should_stop` said so.
+        InputError, WorldError: as `run_training` and `evaluate_run`.
+    """
+    path = job.folder / SUMMARY
+    resume = job.resume and path.exists()
+    if resume and read_json(path)["test_readings"]:
+        watch.say(f"{job.folder} is finished already.")
+        return read_json(path)
+    with ExitStack() as stack:
+        display = stack.enter_context(watch.training(job.recipe.epochs))
+        loggers = open_loggers(
+            job.folder, recipe=job.recipe, wandb=job.wandb, tensorboard=job.tensorboard, say=watch.say
+        )
+        for logger in loggers:
+            stack.callback(logger.close)
+        finished = run_training(
+            job.recipe,
+            dataset,
+            folder=job.folder,
+            device=job.device,
+            command=job.command,
+            loggers=[display, *loggers],
+            tick=display.tick,
+            should_stop=watch.should_stop,
+            say=watch.say,
+            resume=resume,
+        )
+    if not finished:
+        raise Stopped(job.folder)
+    title = f"{job.recipe.model}: {job.folder.name}"
+    draw_curves(read_metrics(job.folder), job.folder / "curves.png", title=title, note=sample_note(dataset))
+    evaluate_and_draw(job.folder, dataset, split="test", purpose="result of the run", device=job.device, watch=watch)
+    return read_json(path)
+
+
+def evaluate_and_draw(
+    folder: Path, dataset: Dataset, *, split: str, purpose: str, device: str, watch: Watch
+) -> dict[str, Any]:
+    """Evaluate a run on a split (see `evaluate_run`), draw its confusion matrix, give what evaluation.json holds."""
+    with watch.images(split) as progress:
+        evaluation = evaluate_run(folder, dataset, split=split, purpose=purpose, device=device, progress=progress)
+    title = f"{folder.name}, {split}: accuracy {evaluation['accuracy']:.2%}"
+    draw_confusion(evaluation["confusion"], folder / "confusion.png", title=title, note=sample_note(dataset))
+    return evaluation
+
+
+def run_folds(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
+    """Train every fold that is not finished yet, test each, and write crossval.json.
+
+    Returns:
+        what crossval.json holds.
+
+    Raises:
+        Stopped: names the cross-validation's folder, from which it resumes.
+        InputError: it began with other data.
+    """
+    result: dict[str, Any] = {"finished": False, "data": dataset.name, "data_sha256": dataset.sha256}
+    if job.resume:
+        former = read_json(job.folder / CROSSVAL)
+        if former["data_sha256"] != dataset.sha256:
+            raise InputError(f"{job.folder} was trained on {former['data']}: resume it with the same --data.")
+    else:
+        write_recipe(job.folder, job.recipe)
+        write_json(job.folder / CROSSVAL, result)
+    summaries, folders = [], []
+    for fold in range(job.recipe.num_folds):
+        recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
+        folder.mkdir(exist_ok=True)
+        resume = job.resume and (folder / RECIPE).exists()
+        watch.say(f"fold {fold + 1} of {job.recipe.num_folds}")
+        try:
+            one = dataclasses.replace(job, recipe=recipe, folder=folder, resume=resume)
+            summaries.append(run_one(one, dataset, watch=watch))
+        except Stopped:
+            raise Stopped(job.folder) from None
+        folders.append(folder)
+        watch.fold_done(fold, summaries[-1], folder)
+    ensemble = average_folds(folders)
+    result |= {"finished": True, "recipe": dataclasses.asdict(job.recipe)} | summarise_folds(summaries)
+    result["test_of_averaged_probabilities"] = {key: ensemble[key] for key in ("accuracy", "interval", "loss")}
+    result["seconds"] = sum(summary["seconds"] for summary in summaries)
+    write_json(job.folder / CROSSVAL, result)
+    return result
+
+
+def sample_note(dataset: Dataset) -> str:
+    """What every report of a run on the sample has to say; empty for the whole data set."""
+    return "SAMPLE OF CIFAR-10, 1,000 TRAINING AND 200 TEST IMAGES: NOT A RESULT" if dataset.is_sample else ""

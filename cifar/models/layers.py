@@ -1,0 +1,73 @@
+"""The layer that every network starts with: pixels in [0, 1] become numbers of mean 0 and deviation 1."""
+
+import torch
+from torch import Tensor, nn
+
+# Statistics of the 50,000 training images, in units of [0, 1].
+MEAN = (0.49139968, 0.48215841, 0.44653091)
+STD = (0.24703223, 0.24348513, 0.26158784)
+
+
+class Normalise(nn.Module):
+    """Subtract a mean and divide by a standard deviation, channel by channel.
+
+    Both are buffers, saved with the weights: a trained network carries the statistics it was trained with.
+
+    Args:
+        mean, std: of each channel, in units of [0, 1]; CIFAR-10's own where none are given.
+        frozen: whether the statistics belong to pretrained weights, so that `fit` leaves them alone.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std  # [N, 3, H, W]
+
+    def fit(self, images: Tensor) -> None:
+        """Take over mean and deviation of these images, unless the layer is frozen.
+
+        Args:
+            images: uint8 [N, 3, H, W]: the training part alone, so that no fold sees statistics of its validation part.
+        """
+        if not self.frozen:
+            mean, std = pixel_statistics(images)
+            self.mean.copy_(mean.view(1, 3, 1, 1))
+            self.std.copy_(std.view(1, 3, 1, 1))
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}, frozen={self.frozen}"
+
+
+def pixel_statistics(images: Tensor, *, chunk: int = 1_000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all pixels of all images, exact but for the last rounding.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        chunk: images that are widened to 8 bytes a pixel at a time.
+
+    Returns:
+        mean [3] and std [3], float64, in units of [0, 1]. A channel of one colour has deviation 1/255, to divide by.
+
+    Raises:
+        ValueError: no images, or not bytes.
+    """
+    if images.dtype != torch.uint8 or len(images) == 0:
+        raise ValueError(f"Statistics need uint8 images, at least one: these are {images.dtype}, {len(images)}.")
+    total = torch.zeros(3, dtype=torch.int64, device=images.device)
+    squares = torch.zeros(3, dtype=torch.int64, device=images.device)
+    for part in torch.split(images, chunk):
+        pixels = part.transpose(0, 1).flatten(1).to(torch.int64)  # [3, n·H·W]
+        total += pixels.sum(1)
+        squares += pixels.square().sum(1)
+    num_pixels = images.numel() // 3
+    mean = total.double() / num_pixels  # [3], in bytes
+    variance = squares.double() / num_pixels - mean.square()
+    std = variance.clamp_min(0).sqrt()
+    return mean.cpu() / 255, std.where(std > 0, 1.0).cpu() / 255

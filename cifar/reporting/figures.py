@@ -1,0 +1,191 @@
+"""Pictures of a run: learning curves, confusion matrix, contact sheet. Draws from numbers and pixels, trains nothing.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from cifar.data.split import CLASSES
+from cifar.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
+WARNING = "#B03A00"  # the orange, darker: legible as text on white
+DOTS = 150  # an inch
+ENLARGED, GAP = 96, 6  # dots: side of an image on a contact sheet, space between two
+LARGEST_CLASS = 12  # images of a class on a contact sheet
+
+
+def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, *, title: str, note: str = "") -> None:
+    """Losses, accuracies and learning rate over epochs, the best epoch marked, as a PNG.
+
+    Args:
+        rows: of metrics.csv; accuracies as fractions, losses in nats; validation may be NaN.
+        path: replaced whole.
+        note: what must be seen, such as that this is only the sample; shown in capitals.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    save(curves_figure(rows, title=title, note=note), path)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], path: Path, *, title: str, note: str = "") -> None:
+    """Counts [10][10] of label (rows) against prediction (columns), shaded by share of the row, as a PNG."""
+    save(confusion_figure(confusion, title=title, note=note), path)
+
+
+def draw_contact_sheet(images: Tensor, labels: Tensor, path: Path, *, title: str, note: str = "") -> None:
+    """The first dozen images of every class, a class a row, as a PNG; images uint8 [N, 3, 32, 32], labels int64 [N]."""
+    save(contact_figure(images, labels, title=title, note=note), path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, whole."""
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=DOTS))
+
+
+def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure":
+    """An empty figure in inches, with its title and, in capitals, its note."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    # No mathematics: a folder's name may hold dollar signs.
+    figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
+    if note:
+        figure.supxlabel(note.upper(), fontsize=11, fontweight="bold", color=WARNING, parse_math=False)
+    return figure
+
+
+def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "") -> "Figure":
+    """See `draw_curves`."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(12.6, 4.4 + 0.3 * bool(note), title=title, note=note)
+    panels = losses, accuracies, rates = figure.subplots(1, 3, sharex=True)
+    epochs = column(rows, "epoch")
+    marker = "o" if len(rows) <= 30 else ""  # one epoch is no line
+    for axes, quantity, unit, scale in ((losses, "loss", "nats", 1), (accuracies, "accuracy", "%", 100)):
+        for part, colour, style in (("train", GREY, "--"), ("validation", BLUE, "-")):
+            values = scale * column(rows, f"{part}_{quantity}")
+            if np.isfinite(values).any():
+                axes.plot(epochs, values, style, color=colour, linewidth=1.7, label=part, marker=marker, markersize=4)
+        axes.set_ylabel(f"{quantity} ({unit})", fontsize=11)
+    draw_rates(rates, epochs, column(rows, "learning_rate"), marker=marker)
+    mark_best(panels, epochs, column(rows, "validation_accuracy"))
+    for axes in (losses, accuracies):
+        if axes.lines:
+            axes.legend(edgecolor="none", framealpha=0.9)
+    for axes in panels:
+        axes.set_xlabel("epoch", fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def column(rows: Sequence[Mapping[str, float]], key: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """One value an epoch [N]; NaN for what no axis can hold."""
+    values = np.array([row[key] for row in rows], dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def draw_rates(axes: "Axes", epochs: np.ndarray, rates: np.ndarray, *, marker: str) -> None:
+    """Learning rates [N] on a logarithmic axis of one to four decades, which the end of a decay to zero may leave."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    rates = np.where(rates > 0, rates, np.nan)
+    axes.set_yscale("log")
+    axes.plot(epochs, rates, color="black", linewidth=1.7, marker=marker, markersize=4)
+    axes.set_ylabel("learning rate (log scale)", fontsize=11)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if np.isfinite(rates).any():
+        high = math.log10(np.nanmax(rates))
+        low = max(math.log10(np.nanmin(rates)), high - 4)
+        space = max(0.05 * (high - low), (1 - (high - low)) / 2)
+        axes.set_ylim(10 ** (low - space), 10 ** (high + space))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high - low < 2 else (1.0,)))
+
+
+def mark_best(panels: "Sequence[Axes]", epochs: np.ndarray, accuracies: np.ndarray) -> None:
+    """Mark the epoch of the best validation accuracy (fractions [N]; the first of equals), if there is one."""
+    if not np.isfinite(accuracies).any():
+        return
+    best = int(np.nanargmax(accuracies))
+    for axes in panels:
+        axes.axvline(epochs[best], color=ORANGE, linestyle=":", linewidth=1.3, zorder=1)
+    label = f"best: {accuracies[best]:.2%}, epoch {epochs[best]:.0f}"
+    panels[1].plot(
+        epochs[best], 100 * accuracies[best], "*", color=ORANGE, markersize=12, markeredgecolor="white", label=label
+    )
+
+
+def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: str = "") -> "Figure":
+    """See `draw_confusion`. The scale is a square root, so that an error of a few per cent can be seen."""
+    from matplotlib.colors import PowerNorm
+
+    counts = np.asarray(confusion)  # [10, 10]
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [10, 10], % of the row
+    figure = new_figure(8.6, 7.7 + 0.3 * bool(note), title=title, note=note)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    for (row, predicted), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, predicted] > 35 else "black" if count else GREY
+        weight = "bold" if row == predicted else "normal"
+        axes.text(predicted, row, f"{count:,}", ha="center", va="center", fontsize=10.5, color=colour, weight=weight)
+    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
+    axes.set_yticks(range(len(CLASSES)), CLASSES, fontsize=11)
+    axes.set_xlabel("predicted class", fontsize=12)
+    axes.set_ylabel("true class", fontsize=12)
+    axes.set_xticks(np.arange(0.5, len(CLASSES) - 1), minor=True)
+    axes.set_yticks(np.arange(0.5, len(CLASSES) - 1), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    scale = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    scale.set_label("share of the true class's images (%)", fontsize=11)
+    scale.outline.set_visible(False)
+    return figure
+
+
+def contact_figure(images: Tensor, labels: Tensor, *, title: str, note: str = "") -> "Figure":
+    """See `draw_contact_sheet`. The axes have the sheet's own size in dots, so that it is not resampled again."""
+    sheet = contact_sheet(images, labels)
+    height, width = sheet.shape[:2]
+    left, right, top, bottom = 170, 30, 80, 70 if note else 30  # dots
+    full_height, full_width = top + height + bottom, left + width + right
+    figure = new_figure(full_width / DOTS, full_height / DOTS, title=title, note=note)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((left / full_width, bottom / full_height, width / full_width, height / full_height))
+    axes.imshow(sheet, interpolation="none", aspect="auto")
+    axes.set_yticks([row * (ENLARGED + GAP) + ENLARGED / 2 for row in range(len(CLASSES))], CLASSES, fontsize=11)
+    axes.set_xticks([])
+    axes.tick_params(length=0, pad=8)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def contact_sheet(images: Tensor, labels: Tensor) -> np.ndarray:
+    """The first images of every class, enlarged, a class a row, white where there are too few: uint8 [H, W, 3]."""
+    from PIL import Image
+
+    step = ENLARGED + GAP
+    sheet = np.full((len(CLASSES) * step - GAP, LARGEST_CLASS * step - GAP, 3), 255, dtype=np.uint8)
+    for label in range(len(CLASSES)):
+        chosen = images[(labels == label).nonzero().flatten()[:LARGEST_CLASS]]  # [M, 3, 32, 32]
+        for place, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):  # [32, 32, 3]
+            large = Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.LANCZOS)
+            top, left = label * step, place * step
+            sheet[top : top + ENLARGED, left : left + ENLARGED] = np.asarray(large)
+    return sheet

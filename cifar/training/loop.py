@@ -1,0 +1,273 @@
+"""The training loop: one flat function. Images lie on the device; whole batches are augmented there."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cifar.data.augment import (
+    box_share,
+    crop_and_flip,
+    cutmix,
+    draw_box,
+    draw_flips,
+    draw_offsets,
+    draw_share,
+    mixup,
+)
+from cifar.data.batches import batches, draw_order, to_device, to_pixels
+from cifar.data.split import Split
+from cifar.errors import WorldError
+from cifar.evaluation.predict import predict_logits
+from cifar.machine import choose_precision
+from cifar.models import build_model, prepare_model
+from cifar.recipes import Recipe
+from cifar.runs import save_weights, write_metrics
+from cifar.training.loggers import Logger
+from cifar.training.optimisers import build_optimiser
+from cifar.training.schedules import lr_factor, plateau
+from cifar.training.state import State, restore_state, save_state
+
+TICK_SECONDS = 0.25  # between two looks at the loss: each waits for the device
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where a training stands: losses and accuracies are means over the epoch so far, time left is in seconds."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+    seconds_left: float
+
+
+def train(
+    recipe: Recipe,
+    training: Split,
+    validation: Split,
+    *,
+    folder: Path,
+    device: str = "cpu",
+    loggers: Sequence[Logger] = (),
+    tick: Callable[[Tick], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
+    resume: bool = False,
+) -> State:
+    """Train by a recipe and leave metrics.csv, model.safetensors and last.ckpt in the run folder.
+
+    The same recipe, data and machine give the same weights bit for bit, also when the training was stopped after any
+    step and resumed. The best weights by validation accuracy are kept; without validation images, the last.
+
+    Args:
+        recipe: decides the result.
+        training, validation: cut from the 50,000; the test split never comes here. validation may be empty.
+        folder: an existing run folder.
+        device: cpu, mps or cuda.
+        loggers: get each epoch's row.
+        tick: called a few times a second.
+        should_stop: asked after every step; true saves everything and returns.
+        say: gets sentences a person should read.
+        resume: continue from the folder's last.ckpt.
+
+    Returns:
+        the state after the last step; `finished` is false if it was stopped.
+
+    Raises:
+        WorldError: the loss is no longer finite, or a checkpoint cannot be read.
+    """
+    precision, remark = choose_precision(recipe.precision, device=device)
+    if remark:
+        say(remark)
+    torch.set_flush_denormal(True)  # denormals slow trained convolutions 20 to 50 times (pytorch#19651)
+    fabric = Fabric(accelerator=device, devices=1, precision=precision)
+    torch.manual_seed(recipe.seed)  # weights and dropout: the one place of hidden randomness
+    state = new_state(recipe, training, device=fabric.device)
+    if resume:
+        restore_state(state, folder)
+    model, optimiser = fabric.setup(state.model, state.optimiser)
+    training, validation = to_device(training, fabric.device), to_device(validation, fabric.device)
+    steps = math.ceil(len(training) / recipe.batch_size)
+
+    while not state.finished:
+        started, last_tick = time.perf_counter() - state.epoch_seconds, 0.0
+        if state.step == 0:
+            state.order = draw_order(len(training), generator=state.generator)
+            state.totals = torch.zeros(3, dtype=torch.float64)
+        # Only ever added to, whenever it is looked at: the sums are the same bit for bit. mps has no float64.
+        state.totals = state.totals.to(fabric.device, torch.float32 if device == "mps" else torch.float64)
+        model.train()
+        for images, labels in batches(training, state.order, batch_size=recipe.batch_size, first=state.step):
+            time_in_epochs = state.epoch + (state.step + 0.5) / steps
+            if state.plateau is None:
+                for group in optimiser.param_groups:
+                    group["lr"] = group["initial_lr"] * lr_factor(recipe, time_in_epochs)
+            pixels, others, share = augment(images, labels, recipe=recipe, generator=state.generator)
+            logits = model(pixels)
+            loss = mixed_loss(logits, labels, others, share=share, label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            if recipe.clip_norm:
+                fabric.clip_gradients(model, optimiser, max_norm=recipe.clip_norm, error_if_nonfinite=False)
+            optimiser.step()
+            if state.average:
+                state.average.update_parameters(state.model)
+            with torch.no_grad():
+                correct = (logits.argmax(1) == labels).sum()
+                state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
+            state.step += 1
+
+            now = time.perf_counter()
+            stopping = should_stop()
+            if now - last_tick > TICK_SECONDS or stopping or state.step == steps:
+                last_tick = now
+                tick(make_tick(recipe, state, steps=steps, seconds=now - started))
+            if stopping:
+                state.epoch_seconds = now - started
+                save_state(state, folder)
+                return state
+
+        train_seconds = time.perf_counter() - started
+        validation_loss, validation_accuracy = validate(state, validation)
+        state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
+        state.seconds += time.perf_counter() - started
+        state.rows.append(
+            {
+                "epoch": state.epoch,
+                "learning_rate": optimiser.param_groups[0]["lr"],
+                "train_loss": (state.totals[0] / state.totals[2]).item(),
+                "train_accuracy": (state.totals[1] / state.totals[2]).item(),
+                "validation_loss": validation_loss,
+                "validation_accuracy": validation_accuracy,
+                "seconds": round(state.seconds, 3),
+                "images_per_second": round(len(training) / train_seconds, 1),
+            }
+        )
+        finish_epoch(recipe, state, folder=folder, validation_accuracy=validation_accuracy)
+        for logger in loggers:
+            logger.log(state.rows[-1])
+    return state
+
+
+def new_state(recipe: Recipe, training: Split, *, device: torch.device) -> State:
+    """Before the first step: a network fitted to the statistics of its training images, with its optimiser."""
+    model = build_model(recipe)
+    prepare_model(model, training.images)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = build_optimiser(recipe, model)
+    average = None
+    if recipe.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=warmed_average(recipe.ema_decay), use_buffers=True)
+    generator = Generator().manual_seed(recipe.seed)
+    return State(model, optimiser, plateau(recipe, optimiser), average, generator)
+
+
+def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """An exponential moving average whose decay rises as (1 + n) / (10 + n), so that early weights are forgotten."""
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor | int) -> None:
+        num = int(num_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + num) / (10 + num)))(averaged, current, num)  # type: ignore[no-untyped-call]
+
+    return update
+
+
+def augment(images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator) -> tuple[Tensor, Tensor, float]:
+    """Crop, mirror and mix a batch as the recipe says.
+
+    Args:
+        images: uint8 [N, 3, 32, 32]; labels: int64 [N].
+
+    Returns:
+        float pixels in [0, 1] [N, 3, 32, 32], the labels that were mixed in [N], and the share of the images' own.
+    """
+    num_images, device = len(images), images.device
+    if recipe.crop_padding or recipe.flip:
+        offsets = draw_offsets(num_images, padding=recipe.crop_padding, generator=generator).to(device)
+        flips = draw_flips(num_images, probability=recipe.flip, generator=generator).to(device)
+        images = crop_and_flip(images, offsets, flips, padding=recipe.crop_padding, mode=recipe.crop_mode)
+    pixels = to_pixels(images)
+    if not (recipe.mixup or recipe.cutmix):
+        return pixels, labels, 1.0
+    order = draw_order(num_images, generator=generator).to(device)
+    use_mixup = (
+        bool(torch.rand((), generator=generator) < 0.5) if recipe.mixup and recipe.cutmix else bool(recipe.mixup)
+    )
+    share = draw_share(alpha=recipe.mixup if use_mixup else recipe.cutmix, generator=generator)
+    if use_mixup:
+        return mixup(pixels, order, share=share), labels[order], share
+    size = images.shape[-1]
+    box = draw_box(share, size=size, generator=generator)
+    return cutmix(pixels, order, box), labels[order], box_share(box, size=size)
+
+
+def mixed_loss(logits: Tensor, labels: Tensor, others: Tensor, *, share: float, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy in nats against a mixture of two labels, `share` of it the first."""
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if share == 1.0:
+        return loss
+    return share * loss + (1 - share) * F.cross_entropy(logits, others, label_smoothing=label_smoothing)
+
+
+def validate(state: State, validation: Split) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of the weights that would be saved now; NaN without validation images."""
+    if len(validation) == 0:
+        return math.nan, math.nan
+    logits = predict_logits(best_candidate(state), validation.images)
+    labels = validation.labels.cpu()
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def best_candidate(state: State) -> nn.Module:
+    """The network that is validated and saved: the moving average where there is one."""
+    return state.average.module if state.average else state.model
+
+
+def finish_epoch(recipe: Recipe, state: State, *, folder: Path, validation_accuracy: float) -> None:
+    """Keep the best weights, let the plateau schedule and patience see the accuracy, and write the epoch down.
+
+    Raises:
+        WorldError: the training loss is not finite; what was saved before stays.
+    """
+    row = state.rows[-1]
+    if not math.isfinite(row["train_loss"]):
+        raise WorldError(
+            f"The loss is {row['train_loss']} after epoch {state.epoch}: "
+            f"train again with a lower learning rate than {recipe.lr:g}."
+        )
+    if math.isnan(validation_accuracy) or validation_accuracy > state.best_accuracy:
+        state.best_accuracy, state.best_epoch = validation_accuracy, state.epoch
+        save_weights(folder, best_candidate(state).state_dict())
+    if state.plateau:
+        state.plateau.step(validation_accuracy)
+    out_of_patience = recipe.patience > 0 and state.epoch - state.best_epoch >= recipe.patience
+    state.finished = state.epoch == recipe.epochs or out_of_patience
+    write_metrics(folder, state.rows)
+    save_state(state, folder)
+
+
+def make_tick(recipe: Recipe, state: State, *, steps: int, seconds: float) -> Tick:
+    """Where the training stands, `seconds` after the epoch began."""
+    loss, correct, seen = state.totals.tolist()
+    done = state.epoch + state.step / steps
+    return Tick(
+        epoch=state.epoch + 1,
+        epochs=recipe.epochs,
+        step=state.step,
+        steps=steps,
+        loss=loss / seen,
+        accuracy=correct / seen,
+        images_per_second=seen / seconds,
+        seconds_left=(state.seconds + seconds) * (recipe.epochs - done) / done,
+    )

@@ -1,0 +1,127 @@
+"""One run from data to a finished folder: the training split cut, trained on, and summed up in summary.json."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar.data.cifar10 import Dataset, cut, load
+from cifar.errors import InputError
+from cifar.files import write_json
+from cifar.machine import choose_precision, describe_commit, describe_machine, describe_versions
+from cifar.recipes import Recipe
+from cifar.runs import SUMMARY, read_json, write_recipe
+from cifar.training.loggers import Logger
+from cifar.training.loop import Tick, train
+from cifar.training.state import State
+
+
+def run_training(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    folder: Path,
+    device: str,
+    command: str = "",
+    loggers: Sequence[Logger] = (),
+    tick: Callable[[Tick], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = lambda _: None,
+    resume: bool = False,
+) -> bool:
+    """Train a recipe into a run folder; only the training part of the data set is read.
+
+    Args:
+        folder: an empty folder, or with `resume` that of a stopped run.
+        command: what was typed, for the record.
+        device, loggers, tick, should_stop, say: as in `train`.
+
+    Returns:
+        whether the training is finished; false if it was stopped.
+
+    Raises:
+        InputError: the run to resume was trained on other data.
+        WorldError: as in `train`.
+    """
+    training, validation = cut(
+        load(dataset, "train"),
+        validation_fraction=recipe.validation_fraction,
+        num_folds=recipe.num_folds,
+        fold=recipe.fold,
+        seed=recipe.split_seed,
+    )
+    if resume:
+        check_data(folder, dataset)
+    else:
+        write_recipe(folder, recipe)
+        facts = describe_run(recipe, dataset, device=device, command=command)
+        facts |= {"num_train": len(training), "num_validation": len(validation)}
+        write_json(folder / SUMMARY, facts)
+    # A checkpoint may not exist yet: a run that was stopped within its first epoch by force begins anew.
+    continues = resume and (folder / "last.ckpt").exists()
+    state = train(
+        recipe, training, validation, folder=folder, device=device, loggers=loggers,
+        tick=tick, should_stop=should_stop, say=say, resume=continues,
+    )  # fmt: skip
+    if state.finished:
+        summary = read_json(folder / SUMMARY)
+        write_json(folder / SUMMARY, summary | describe_result(recipe, state, num_images=len(training)))
+    return state.finished
+
+
+def check_data(folder: Path, dataset: Dataset) -> None:
+    """Refuse to go on with other data than the run began with.
+
+    Raises:
+        InputError: says which data it was.
+    """
+    summary = read_json(folder / SUMMARY)
+    if summary["data_sha256"] != dataset.sha256:
+        raise InputError(
+            f"{folder} was trained on {summary['data']}, not on {dataset.name}: resume it with the same --data."
+        )
+
+
+def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str) -> dict[str, Any]:
+    """What is known of a run before its first step; the results are still null."""
+    precision, _ = choose_precision(recipe.precision, device=device)
+    return {
+        "finished": False,
+        "model": recipe.model,
+        "recipe": dataclasses.asdict(recipe),
+        "seed": recipe.seed,
+        "epochs": 0,
+        "best_epoch": None,
+        "seconds": None,
+        "images_per_second": None,
+        "parameters": None,
+        "validation_accuracy": None,
+        "test_accuracy": None,
+        "test_interval": None,
+        "test_readings": [],
+        "data": dataset.name,
+        "data_source": dataset.source,
+        "data_sha256": dataset.sha256,
+        "command": command,
+        "device": device,
+        "precision": precision,
+        "commit": describe_commit(),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    }
+
+
+def describe_result(recipe: Recipe, state: State, *, num_images: int) -> dict[str, Any]:
+    """What a finished training adds to its summary; accuracies as fractions."""
+    has_validation = not math.isnan(state.best_accuracy)
+    return {
+        "finished": True,
+        "epochs": state.epoch,
+        "stopped_early": state.epoch < recipe.epochs,
+        "best_epoch": state.best_epoch,
+        "seconds": round(state.seconds, 2),
+        "images_per_second": round(num_images * state.epoch / state.seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "validation_accuracy": state.best_accuracy if has_validation else None,
+    }

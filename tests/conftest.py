@@ -1,0 +1,32 @@
+"""What several tests share: the bundled sample, opened once; a cache of its own, that no test touches the person's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar.data.cifar10 import Dataset, Split, load, open_dataset
+
+# Small batches gain nothing from a second thread, and lose a hundredfold where other work holds the other core.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sample() -> Dataset:
+    return open_dataset("sample")
+
+
+@pytest.fixture(scope="session")
+def few(sample: Dataset) -> tuple[Split, Split]:
+    """200 training and 60 validation images of the sample."""
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    train = load(sample, "train")
+    return train.select(order[:200]), train.select(order[200:260])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests marked `full` read the real cache; every other test has an empty one."""
+    if request.node.get_closest_marker("full") is None:
+        monkeypatch.setenv("CIFAR_HOME", str(tmp_path / "cifar-home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")

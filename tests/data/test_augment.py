@@ -1,0 +1,115 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from cifar.data.augment import (
+    box_share,
+    crop_and_flip,
+    cutmix,
+    draw_box,
+    draw_flips,
+    draw_offsets,
+    draw_share,
+    mixup,
+)
+
+
+def random_images(num_images: int, seed: int = 0) -> Tensor:
+    generator = Generator().manual_seed(seed)
+    return torch.randint(0, 256, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def slow_crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int, mode: str) -> Tensor:
+    torch_mode = {"zero": "constant", "reflect": "reflect"}[mode]
+    padded = F.pad(images.double(), (padding,) * 4, mode=torch_mode).to(images.dtype)
+    results = []
+    for image, (top, left), flip in zip(padded, offsets.tolist(), flips.tolist(), strict=True):
+        window = image[:, top : top + 32, left : left + 32]
+        results.append(window.flip(-1) if flip else window)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+@pytest.mark.parametrize("padding", [0, 1, 4, 16])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_crop_and_flip_equals_the_slow_loop(mode: str, padding: int, dtype: torch.dtype) -> None:
+    images, generator = random_images(64).to(dtype), Generator().manual_seed(1)
+    offsets = draw_offsets(64, padding=padding, generator=generator)
+    flips = draw_flips(64, probability=0.5, generator=generator)
+    fast = crop_and_flip(images, offsets, flips, padding=padding, mode=mode)
+    assert torch.equal(fast, slow_crop_and_flip(images, offsets, flips, padding, mode))
+    assert fast.dtype == dtype
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_every_corner_of_the_padding_is_reached() -> None:
+    offsets = draw_offsets(4000, padding=2, generator=Generator().manual_seed(0))
+    assert sorted(set(map(tuple, offsets.tolist()))) == [(row, column) for row in range(5) for column in range(5)]
+
+
+@pytest.mark.parametrize("probability, least, most", [(0.0, 0, 0), (1.0, 10_000, 10_000), (0.25, 2300, 2700)])
+def test_flips_at_both_ends_and_between(probability: float, least: int, most: int) -> None:
+    count = int(draw_flips(10_000, probability=probability, generator=Generator().manual_seed(0)).sum())
+    assert least <= count <= most
+
+
+def test_draws_are_decided_by_the_generator() -> None:
+    first, second = (draw_offsets(100, padding=4, generator=Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixup_equals_the_slow_loop(share: float) -> None:
+    images, order = random_images(8).float() / 255, torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])
+    slow = torch.stack([share * images[i] + (1 - share) * images[order[i]] for i in range(8)])
+    torch.testing.assert_close(mixup(images, order, share=share), slow)
+
+
+def test_cutmix_pastes_exactly_the_box() -> None:
+    images, order, box = random_images(6), torch.tensor([1, 2, 3, 4, 5, 0]), (3, 10, 20, 32)
+    mixed = cutmix(images, order, box)
+    for i in range(6):
+        for row in range(32):
+            for column in (0, 9, 10, 31):
+                inside = 3 <= row < 20 and 10 <= column < 32
+                assert torch.equal(mixed[i, :, row, column], images[order[i] if inside else i, :, row, column])
+    assert box_share(box, size=32) == 1 - 17 * 22 / 1024
+
+
+@pytest.mark.parametrize("share, left_alone", [(1.0, 1.0), (0.0, None)])
+def test_boxes_at_both_ends(share: float, left_alone: float | None) -> None:
+    generator = Generator().manual_seed(0)
+    for _ in range(100):
+        box = draw_box(share, size=32, generator=generator)
+        assert 0 <= box[0] <= box[2] <= 32
+        assert 0 <= box[1] <= box[3] <= 32
+        if left_alone is not None:
+            assert box_share(box, size=32) == left_alone
+        else:  # the box is as large as the image, centred anywhere: at least a quarter lies inside
+            assert box_share(box, size=32) <= 0.75
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_shares_follow_the_beta_distribution(alpha: float) -> None:
+    from scipy.stats import beta, kstest
+
+    generator = Generator().manual_seed(0)
+    shares = [draw_share(alpha=alpha, generator=generator) for _ in range(2000)]
+    assert all(0 <= share <= 1 and not math.isnan(share) for share in shares)
+    assert kstest(shares, beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+def test_crops_agree_with_torchvision() -> None:
+    from cifar.models.repair import repair_torchvision
+
+    repair_torchvision()
+    from torchvision.transforms.v2 import functional as V
+
+    images, offsets = random_images(5), torch.tensor([[0, 0], [8, 8], [4, 4], [0, 8], [3, 5]])
+    ours = crop_and_flip(images, offsets, torch.ones(5, dtype=torch.bool), padding=4, mode="zero")
+    for image, (top, left), mine in zip(images, offsets.tolist(), ours, strict=True):
+        theirs = V.horizontal_flip(V.crop(V.pad(image, [4]), top, left, 32, 32))
+        assert torch.equal(mine, theirs)

@@ -1,0 +1,232 @@
+"""Each architecture against what its paper, its issue or a slow loop says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cifar.errors import InputError
+from cifar.models import MODELS, prepare_model
+from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics
+from cifar.models.resnet import PaddedShortcut
+from cifar.models.speednet import SpeedNet, Whitening, speednet, whitening_filters
+from cifar.models.vit import Attention, SkipBranch, VisionTransformer
+
+
+def natural_images(num: int, *, side: int = 32) -> torch.Tensor:
+    """uint8 [num, 3, side, side] whose neighbouring pixels and channels are alike, as those of photographs are."""
+    generator = torch.Generator().manual_seed(3)
+    grey = F.interpolate(torch.rand(num, 1, 8, 8, generator=generator), side, mode="bilinear")
+    colour = F.interpolate(torch.rand(num, 3, 16, 16, generator=generator), side, mode="bilinear")
+    noise = torch.rand(num, 3, side, side, generator=generator)
+    return ((0.6 * grey + 0.3 * colour + 0.1 * noise) * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        # cnn: (3·25+1)·8 + (8·25+1)·16 + (16·25+1)·32 + (512+1)·64 + (64+1)·32 + (32+1)·10
+        ("cnn", 608 + 3_216 + 12_832 + 32_832 + 2_080 + 330),
+        ("resnet20", 269_722),
+        ("resnet32", 464_154),
+        ("resnet44", 658_586),
+        ("resnet56", 853_018),
+        ("resnet110", 1_727_962),
+        ("resnet18", 11_173_962),
+    ],
+)
+def test_parameter_counts(name: str, expected: int) -> None:
+    assert sum(parameter.numel() for parameter in MODELS[name]().parameters()) == expected
+
+
+def test_cnn_is_the_one_of_the_scope() -> None:
+    layers = [module for module in MODELS["cnn"]().modules() if not list(module.children())]
+    found = []
+    for layer in layers[1:]:
+        if isinstance(layer, nn.Conv2d):
+            found.append((layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding))
+        elif isinstance(layer, nn.Linear):
+            found.append((layer.in_features, layer.out_features))
+        elif isinstance(layer, nn.MaxPool2d):
+            found.append(("pool", layer.kernel_size, layer.stride))
+        else:
+            found.append(type(layer))
+    assert isinstance(layers[0], Normalise)
+    expected: list[object] = []
+    for num_in, num_out in ((3, 8), (8, 16), (16, 32)):
+        expected += [(num_in, num_out, (5, 5), (1, 1), (2, 2)), nn.ReLU, ("pool", 2, 2)]
+    assert found == [*expected, (512, 64), nn.ReLU, (64, 32), nn.ReLU, (32, 10)]
+
+
+@pytest.mark.parametrize("name, num_layers", [("resnet20", 20), ("resnet32", 32), ("resnet56", 56), ("resnet18", 18)])
+def test_resnets_have_as_many_layers_as_their_names_say(name: str, num_layers: int) -> None:
+    modules = MODELS[name]().modules()
+    layers = [m for m in modules if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))]
+    assert len(layers) == num_layers
+
+
+def test_padded_shortcut_against_a_loop() -> None:
+    features = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros(2, 8, 3, 3)
+    for channel in range(4):
+        for row in range(3):
+            for column in range(3):
+                expected[:, channel + 2, row, column] = features[:, channel, 2 * row, 2 * column]
+    assert torch.equal(PaddedShortcut(4, stride=2)(features), expected)
+
+
+def test_normalise_starts_with_the_statistics_of_cifar10() -> None:
+    layer = Normalise()
+    images = torch.tensor(MEAN).view(1, 3, 1, 1) + torch.tensor(STD).view(1, 3, 1, 1) * torch.ones(1, 3, 2, 2)
+    torch.testing.assert_close(layer(images), torch.ones(1, 3, 2, 2))
+
+
+def test_fitted_statistics_are_those_of_numpy() -> None:
+    images = natural_images(70)
+    mean, std = pixel_statistics(images, chunk=33)
+    pixels = images.numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(mean.numpy(), pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std.numpy(), pixels.std((0, 2, 3)), rtol=1e-9)
+    layer = Normalise()
+    layer.fit(images)
+    normalised = layer(images.float() / 255)
+    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalised.std((0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
+
+
+def test_frozen_statistics_stay() -> None:
+    layer = Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), frozen=True)
+    layer.fit(natural_images(2))
+    assert torch.equal(layer.mean, torch.full((1, 3, 1, 1), 0.5))
+
+
+def test_statistics_of_nothing_floats_and_a_single_colour() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        pixel_statistics(torch.zeros(0, 3, 2, 2, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        pixel_statistics(torch.zeros(1, 3, 2, 2))
+    _, std = pixel_statistics(torch.full((2, 3, 2, 2), 7, dtype=torch.uint8))
+    assert (std > 0).all()
+
+
+def test_whitening_filters_against_a_slow_loop() -> None:
+    images = natural_images(40, side=8).double() / 255 - 0.5
+    patches = []
+    for image in images.numpy():
+        for row in range(7):
+            for column in range(7):
+                patches.append(image[:, row : row + 2, column : column + 2].ravel())
+    second = np.mean([np.outer(patch, patch) for patch in patches], axis=0)
+    variances, vectors = np.linalg.eigh(second)
+    filters = whitening_filters(images, eps=5e-4)
+    assert filters.shape == (24, 3, 2, 2)
+    assert torch.equal(filters[:12], -filters[12:])
+    for found, variance, vector in zip(filters[:12].flatten(1).numpy(), variances[::-1], vectors.T[::-1], strict=True):
+        expected = vector / math.sqrt(variance + 5e-4)
+        np.testing.assert_allclose(found * np.sign(found @ expected), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_whitened_patches_are_decorrelated() -> None:
+    images = natural_images(200).double() / 255
+    images -= images.mean((0, 2, 3), keepdim=True)
+    outputs = F.conv2d(images, whitening_filters(images, eps=0.0)[:12]).transpose(0, 1).flatten(1)  # [12, patches]
+    torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(12).double(), rtol=0, atol=1e-6)
+
+
+def test_whitening_needs_images() -> None:
+    with pytest.raises(ValueError, match="at least 24 images: there are 23"):
+        whitening_filters(torch.rand(23, 3, 4, 4))
+
+
+def test_preparing_a_speednet_whitens_what_it_sees() -> None:
+    torch.manual_seed(0)
+    model, images = speednet(), natural_images(100)
+    prepare_model(model, images)
+    seen = model.normalise(images.float() / 255)
+    torch.testing.assert_close(model.whitening.filters, whitening_filters(seen))
+    again = speednet()
+    prepare_model(again, images)
+    assert torch.equal(model.whitening.filters, again.whitening.filters)
+
+
+def test_whitening_filters_are_no_parameters() -> None:
+    layer = Whitening()
+    assert [name for name, _ in layer.named_parameters()] == ["bias"]
+    assert sorted(layer.state_dict()) == ["bias", "filters"]
+
+
+def test_speednet_starts_as_the_identity_where_it_can() -> None:
+    convs = [module for module in speednet().modules() if isinstance(module, nn.Conv2d)]
+    assert [(conv.in_channels, conv.out_channels) for conv in convs] == [
+        (24, 32), (32, 32), (32, 128), (128, 128), (128, 128), (128, 128),
+    ]  # fmt: skip
+    features = torch.rand(1, 24, 5, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(convs[0](features)[:, :24], features)
+
+
+def test_speednet_of_the_reference_has_the_widths_and_the_activation_asked_for() -> None:
+    model = speednet(widths=(64, 256, 256), activation="silu", logit_scale=1 / 256)
+    assert isinstance(model, SpeedNet)
+    assert model.head.weight.shape == (10, 256)
+    assert sum(isinstance(module, nn.SiLU) for module in model.modules()) == 7
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert all(norm.bias.requires_grad and not norm.weight.requires_grad for norm in norms)
+
+
+def test_narrow_speednet_and_wrong_arguments() -> None:
+    assert speednet(widths=(8, 16, 16))(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(InputError, match="choose from gelu, silu, relu"):
+        speednet(activation="swish")
+    with pytest.raises(InputError, match="three numbers of channels"):
+        speednet(widths=(8, 16))
+
+
+def test_attention_against_a_loop() -> None:
+    torch.manual_seed(0)
+    layer = Attention(12, num_heads=3)
+    tokens = torch.rand(2, 5, 12)
+    expected = torch.zeros(2, 5, 12)
+    for image in range(2):
+        query, key, value = layer.qkv(tokens[image]).split(12, dim=1)
+        for head in range(3):
+            part = slice(4 * head, 4 * head + 4)
+            for token in range(5):
+                scores = torch.stack([query[token, part] @ key[other, part] / math.sqrt(4) for other in range(5)])
+                weights = scores.exp() / scores.exp().sum()
+                expected[image, token, part] = sum(weights[other] * value[other, part] for other in range(5))
+    torch.testing.assert_close(layer(tokens), layer.out(expected))
+
+
+@pytest.mark.parametrize("name, num_patches", [("vit", 64), ("vit-patch", 64), ("vit-tiny", 64)])
+def test_transformers_cut_an_image_into_patches_of_four_pixels(name: str, num_patches: int) -> None:
+    model = MODELS[name]()
+    assert isinstance(model, VisionTransformer)
+    assert model.patches(torch.rand(1, 3, 32, 32)).flatten(2).shape[2] == num_patches == model.positions.shape[1]
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convs) == (1 if name == "vit-patch" else 4)
+
+
+def test_positions_tell_tokens_apart() -> None:
+    torch.manual_seed(0)
+    model = MODELS["vit-patch"]().eval()
+    image = torch.rand(1, 3, 32, 32)
+    swapped = image.clone()
+    swapped[:, :, :4, :4], swapped[:, :, 4:8, 8:12] = image[:, :, 4:8, 8:12], image[:, :, :4, :4]
+    with torch.no_grad():
+        assert not torch.allclose(model(image), model(swapped), atol=1e-6)
+        model.positions.zero_()
+        torch.testing.assert_close(model(image), model(swapped))
+
+
+def test_skipped_branches_at_both_ends() -> None:
+    branch = torch.ones(4_000, 1, 1)
+    assert SkipBranch(0.0)(branch) is branch
+    assert SkipBranch(0.9).eval()(branch) is branch
+    torch.manual_seed(0)
+    dropped = SkipBranch(0.25)(branch)
+    torch.testing.assert_close(dropped.unique(), torch.tensor([0, 4 / 3]))
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (SkipBranch(0.999_999)(branch) == 0).all()

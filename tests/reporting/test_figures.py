@@ -1,0 +1,176 @@
+"""Pictures: the files are whole, the texts are in them, and what they show is what they were given."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Text
+from PIL import Image
+from torch import Generator
+
+from cifar.data.split import CLASSES
+from cifar.reporting.figures import (
+    DOTS,
+    ENLARGED,
+    GAP,
+    confusion_figure,
+    contact_figure,
+    contact_sheet,
+    curves_figure,
+    draw_confusion,
+    draw_contact_sheet,
+    draw_curves,
+)
+
+TITLE, NOTE = "resnet20: $costs$ a_b", "sample of CIFAR-10: not a result"
+
+
+def make_rows(accuracies: list[float]) -> list[dict[str, float]]:
+    return [
+        {
+            "epoch": float(epoch),
+            "learning_rate": 0.1 / epoch,
+            "train_loss": 2 / epoch,
+            "train_accuracy": 0.5,
+            "validation_loss": math.nan if math.isnan(accuracy) else 1.0,
+            "validation_accuracy": accuracy,
+        }
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]
+
+
+CONFUSION = torch.randint(100, (10, 10), generator=Generator().manual_seed(0)).tolist()
+IMAGES = torch.randint(256, (60, 3, 32, 32), dtype=torch.uint8, generator=Generator().manual_seed(0))
+LABELS = torch.arange(60) % 4  # fifteen of each of four classes, none of the others
+
+
+def texts(figure: Any) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_text()]
+
+
+def words(figure: Any) -> set[str]:
+    return {text.get_text() for text in texts(figure)}
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        picture.load()
+        assert len(picture.convert("L").getcolors() or range(257)) > 10  # not blank
+        return picture.size
+
+
+@pytest.mark.parametrize("note", ["", NOTE])
+def test_files_are_whole_and_of_the_size_of_their_figures(tmp_path: Path, note: str) -> None:
+    rows = make_rows([0.4, 0.6, 0.5])
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"a former picture")
+    for figure, draw in (
+        (curves_figure(rows, title=TITLE, note=note), lambda: draw_curves(rows, path, title=TITLE, note=note)),
+        (
+            confusion_figure(CONFUSION, title=TITLE, note=note),
+            lambda: draw_confusion(CONFUSION, path, title=TITLE, note=note),
+        ),
+        (
+            contact_figure(IMAGES, LABELS, title=TITLE, note=note),
+            lambda: draw_contact_sheet(IMAGES, LABELS, path, title=TITLE, note=note),
+        ),
+    ):
+        draw()
+        assert size_of(path) == pytest.approx(tuple(figure.get_size_inches() * DOTS), abs=1)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
+        assert TITLE in words(figure)
+        assert (NOTE.upper() in words(figure)) == bool(note)
+        assert not {text.get_parse_math() for text in texts(figure) if text.get_text() == TITLE} - {False}
+        assert min(text.get_fontsize() for text in texts(figure)) >= 9
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="absent"):
+        draw_confusion(CONFUSION, tmp_path / "absent" / "confusion.png", title=TITLE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_show_the_numbers_and_the_first_of_the_best() -> None:
+    rows = make_rows([0.4, 0.6, 0.6, 0.5])
+    losses, accuracies, rates = curves_figure(rows, title=TITLE).axes
+    train, validation, _, best = accuracies.lines  # the third is the line at the best epoch
+    assert train.get_ydata() == pytest.approx([50, 50, 50, 50])
+    assert validation.get_ydata() == pytest.approx([40, 60, 60, 50])
+    assert best.get_xydata().tolist() == [[2, pytest.approx(60)]]
+    assert best.get_label() == "best: 60.00%, epoch 2"
+    assert losses.lines[0].get_ydata() == pytest.approx([2 / epoch for epoch in (1, 2, 3, 4)])
+    assert rates.lines[0].get_ydata() == pytest.approx([0.1 / epoch for epoch in (1, 2, 3, 4)])
+    assert rates.get_yscale() == "log"
+    assert [axes.get_xlabel() for axes in (losses, accuracies, rates)] == 3 * ["epoch"]
+    assert [axes.get_ylabel() for axes in (losses, accuracies)] == ["loss (nats)", "accuracy (%)"]
+
+
+def test_one_epoch_is_a_point_at_a_whole_number(tmp_path: Path) -> None:
+    rows = make_rows([0.4])
+    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
+    for axes in curves_figure(rows, title=TITLE).axes:
+        assert axes.lines[0].get_marker() == "o"
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    rows = make_rows([math.nan, math.nan])
+    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
+    figure = curves_figure(rows, title=TITLE)
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 1]
+    assert "validation" not in words(figure)
+
+
+def test_values_that_no_axis_holds_are_left_out(tmp_path: Path) -> None:
+    rows = make_rows([0.3, math.nan, 0.4])
+    rows[1] |= {"train_loss": math.inf, "learning_rate": 0.0}
+    rows[2]["learning_rate"] = 1e-12  # the end of a decay to zero: the axis does not follow it
+    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
+    losses, _, rates = curves_figure(rows, title=TITLE).axes
+    assert np.isnan(losses.lines[0].get_ydata()).tolist() == [False, True, False]
+    assert np.isnan(rates.lines[0].get_ydata()).tolist() == [False, True, False]
+    assert rates.get_ylim()[0] > 1e-6
+    nothing = [row | {"train_loss": math.nan, "learning_rate": 0.0} for row in make_rows([math.nan])]
+    draw_curves(nothing, tmp_path / "curves.png", title=TITLE)
+
+
+def test_confusion_shows_each_count_in_its_place(tmp_path: Path) -> None:
+    counts = np.array(CONFUSION)
+    counts[3] = 0  # a class without images
+    counts[4, 5] = 4321
+    draw_confusion(counts.tolist(), tmp_path / "confusion.png", title=TITLE)
+    axes, scale = confusion_figure(counts.tolist(), title=TITLE).axes
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    for row in range(10):
+        for predicted in range(10):
+            assert shown[predicted, row] == f"{counts[row, predicted]:,}"
+    shares = axes.images[0].get_array()
+    assert shares.sum(axis=1) == pytest.approx([0 if row == 3 else 100 for row in range(10)])
+    for axis in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in axis] == list(CLASSES)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert "%" in scale.get_ylabel()
+
+
+def test_the_sheet_holds_the_first_images_of_each_class() -> None:
+    flat = torch.arange(60, dtype=torch.uint8)[:, None, None, None].expand(60, 3, 32, 32)  # image n is all n
+    sheet = contact_sheet(flat, LABELS)
+    for row in range(10):
+        for column in range(12):
+            top, left = row * (ENLARGED + GAP), column * (ENLARGED + GAP)
+            expected = 4 * column + row if row < 4 else 255
+            assert (sheet[top : top + ENLARGED, left : left + ENLARGED] == expected).all()
+
+
+def test_the_sheet_is_in_the_file_dot_for_dot(tmp_path: Path) -> None:
+    draw_contact_sheet(IMAGES, LABELS, tmp_path / "sheet.png", title=TITLE)
+    sheet = contact_sheet(IMAGES, LABELS)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    height, width = sheet.shape[:2]
+    assert np.array_equal(pixels[80 : 80 + height, 170 : 170 + width], sheet)

@@ -1,0 +1,360 @@
+"""The command line as a person meets it: every flag both ways, every bad input one sentence, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar.cli import app, run_app
+from cifar.recipes import from_mapping, recipe_for
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["-m", "cnn", "-e", "2", "-b", "100", "-l", "1e-3", "-d", "cpu", "--data", "sample"]
+
+
+def cifar(*arguments: object) -> int:
+    return run_app(app, [str(argument) for argument in arguments], program="cifar")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    assert cifar("train", *QUICK, "-s", folder) == 0
+    return folder
+
+
+def test_a_run_leaves_its_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {
+        "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt", "summary.json",
+        "curves.png", "evaluation.json", "predictions.npz", "confusion.png",
+    }  # fmt: skip
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["finished"]
+    assert len(summary["test_readings"]) == 1
+    low, high = summary["test_interval"]
+    assert 0 <= low < summary["test_accuracy"] < high <= 1
+    assert len((finished / "metrics.csv").read_text().splitlines()) == 3
+    with np.load(finished / "predictions.npz") as predictions:
+        assert (predictions["probs"].argmax(1) == predictions["labels"]).mean() == summary["test_accuracy"]
+
+
+def test_flags_are_the_recipe(finished: Path) -> None:
+    recipe = from_mapping(json.loads((finished / "recipe.json").read_text()), origin="recipe.json")
+    assert (recipe.model, recipe.epochs, recipe.batch_size, recipe.lr) == ("cnn", 2, 100, 1e-3)
+    assert recipe.optimiser == recipe_for("cnn").optimiser
+
+
+def test_result_line_and_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("train", *QUICK, "-s", tmp_path / "run") == 0
+    output = capsys.readouterr()
+    assert "SAMPLE OF CIFAR-10" in output.out
+    assert "NOT A RESULT" in output.err
+    assert "95 % interval" in output.out
+    assert str(tmp_path / "run") in output.out
+    assert "epoch 2/2" in output.err
+
+
+def test_dry_run_prints_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["-m", "resnet", "--seed", "7", "--set", "flip=0", "--set", "label-smoothing=0.1", "--dry-run"]
+    assert cifar("train", *flags, "-s", tmp_path / "run") == 0
+    text = capsys.readouterr().out
+    recipe, _ = json.JSONDecoder().raw_decode(text)
+    assert (recipe["model"], recipe["seed"], recipe["flip"], recipe["label_smoothing"]) == ("resnet20", 7, 0, 0.1)
+    assert "50 epochs" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", [[], ["-c"], ["--folds", "3"], ["-c", "--folds", "4"]])
+def test_cross_validation_flags(flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("train", "-m", "cnn", *flag, "--dry-run") == 0
+    recipe, _ = json.JSONDecoder().raw_decode(capsys.readouterr().out)
+    assert recipe["num_folds"] == {0: 0, 1: 5, 2: 3, 3: 4}[len(flag)]
+
+
+def test_recipes_by_name_file_and_with_another_model(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, model, epochs in (
+        (["--recipe", "vit-plain"], "vit", recipe_for("vit-plain").epochs),
+        (["--recipe", finished / "recipe.json"], "cnn", 2),
+        (["--recipe", finished / "recipe.json", "-m", "resnet"], "resnet20", 2),
+        (["--recipe", "resnet", "-m", "resnet32", "-e", "9"], "resnet32", 9),
+    ):
+        assert cifar("train", *flags, "--dry-run") == 0
+        recipe, _ = json.JSONDecoder().raw_decode(capsys.readouterr().out)
+        assert (recipe["model"], recipe["epochs"]) == (model, epochs)
+
+
+BAD = [
+    (["-m", "resnte"], "resnet"),
+    (["-m", "cnn", "-e", "0"], "epochs is 0"),
+    (["-m", "cnn", "-e", "-3"], "epochs is -3"),
+    (["-m", "cnn", "-e", "many"], "'-e'"),
+    (["-m", "cnn", "-b", "0"], "batch_size"),
+    (["-m", "cnn", "-b", "1.5"], "'-b'"),
+    (["-m", "cnn", "-l", "0"], "lr is 0"),
+    (["-m", "cnn", "-l", "nan"], "finite"),
+    (["-m", "cnn", "-l", "fast"], "'-l'"),
+    (["-m", "cnn", "--seed", "-1"], "seed"),
+    (["-m", "cnn", "--folds", "1"], "num_folds"),
+    (["-m", "cnn", "--folds", "0"], "2 folds"),
+    (["-m", "cnn", "-d", "tpu"], "cpu, mps or cuda"),
+    (["-m", "cnn", "--set", "epoch=3"], "Did you mean epochs"),
+    (["-m", "cnn", "--set", "epochs"], "field=value"),
+    (["-m", "cnn", "--recipe", "none"], "There is no recipe"),
+    (["-m", "cnn", "--colour"], "--colour"),
+    (["-m", "cnn", "extra"], "extra"),
+    (["-m"], "-m"),
+    (["-e", "3"], "Name a model"),
+    (["-m", "cnn", "--data", "/nonexistent/data"], "/nonexistent/data"),
+    (["--resume", "/nonexistent/run"], "/nonexistent/run"),
+    (["-m", "no.such.module:net"], "no.such.module"),
+]
+
+
+@pytest.mark.parametrize("flags, words", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_is_one_sentence_and_exit_2(
+    flags: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cifar("train", *flags) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert len(output.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_device_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    absent = [
+        name
+        for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
+        if not there
+    ]
+    for name in absent:
+        assert cifar("train", "-m", "cnn", "-d", name, "--dry-run") == 2
+        assert f"{name} is absent" in capsys.readouterr().err
+
+
+def test_save_folder_in_use_needs_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert cifar("train", *QUICK, "-s", tmp_path) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert cifar("train", *QUICK, "-s", tmp_path, "--overwrite", "-e", "1") == 0
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 1
+
+
+def test_unwritable_save_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert cifar("train", *QUICK, "-s", tmp_path / "file" / "run") == 2
+    assert "--save-folder" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_everything_and_says_how_to_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = [*QUICK[:3], "400", *QUICK[4:]]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags, "-s", folder], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert f"--resume {folder}" in errors
+    assert "Traceback" not in errors
+    assert json.loads((folder / "summary.json").read_text())["finished"] is False
+    # What a person sees next: flags that would change the run are refused, the resume itself goes on.
+    assert cifar("train", "--resume", folder, "-e", "3") == 2
+    recipe = json.loads((folder / "recipe.json").read_text())
+    assert recipe["epochs"] == 400
+
+
+def test_resume_continues_and_a_finished_run_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def stop_after_a_few_steps():  # type: ignore[no-untyped-def]
+        steps = iter([False] * 12 + [True] * 100)
+        yield lambda: next(steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar.cli.stop_on_signal", stop_after_a_few_steps)
+        assert cifar("train", *QUICK, "-s", tmp_path / "broken") == 130
+    assert cifar("train", "--resume", tmp_path / "broken") == 0
+    assert cifar("train", *QUICK, "-s", tmp_path / "whole") == 0
+    from safetensors.torch import load_file
+
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("broken", "whole"))
+    assert all((first[name] == second[name]).all() for name in first)
+    before = (tmp_path / "broken" / "summary.json").read_text()
+    capsys.readouterr()
+    assert cifar("train", "--resume", tmp_path / "broken") == 0
+    assert "finished already" in capsys.readouterr().err
+    assert (tmp_path / "broken" / "summary.json").read_text() == before
+
+
+def test_cross_validation_stops_and_resumes_between_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def stop_in_the_second_fold():  # type: ignore[no-untyped-def]
+        steps = iter([False] * 20 + [True] * 100)
+        yield lambda: next(steps)
+
+    flags = [*QUICK, "--folds", "3", "--seed", "10"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar.cli.stop_on_signal", stop_in_the_second_fold)
+        assert cifar("train", *flags, "-s", tmp_path) == 130
+    assert f"--resume {tmp_path}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "crossval.json").read_text())["finished"] is False
+    first = (tmp_path / "fold-0" / "summary.json").read_text()
+    assert cifar("train", "--resume", tmp_path) == 0
+    output = capsys.readouterr().out
+    assert (tmp_path / "fold-0" / "summary.json").read_text() == first
+    result = json.loads((tmp_path / "crossval.json").read_text())
+    summaries = [json.loads((tmp_path / f"fold-{fold}" / "summary.json").read_text()) for fold in range(3)]
+    assert [summary["seed"] for summary in summaries] == [10, 11, 12]
+    assert [summary["num_validation"] for summary in summaries] == [340, 330, 330] or sum(
+        summary["num_validation"] for summary in summaries
+    ) == 1000
+    for split in ("validation", "test"):
+        values = [summary[f"{split}_accuracy"] for summary in summaries]
+        assert result[split]["folds"] == values
+        assert result[split]["mean"] == pytest.approx(np.mean(values))
+        assert result[split]["std"] == pytest.approx(np.std(values, ddof=1))
+    probs = [np.load(tmp_path / f"fold-{fold}" / "predictions.npz") for fold in range(3)]
+    ensemble = np.mean([part["probs"] for part in probs], axis=0).argmax(1) == probs[0]["labels"]
+    assert result["test_of_averaged_probabilities"]["accuracy"] == pytest.approx(ensemble.mean())
+    assert "averaged probabilities" in output
+    assert "standard deviation" in output
+
+
+@pytest.mark.parametrize("split, count", [("test", 200), ("validation", 100)])
+def test_evaluate_a_split(split: str, count: int, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((finished / "summary.json").read_text())
+    assert cifar("evaluate", finished, "--split", split, "-d", "cpu", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((finished / "evaluation.json").read_text())
+    assert (printed["split"], printed["num_images"]) == (split, count)
+    assert printed["data"].startswith("SAMPLE")
+    after = json.loads((finished / "summary.json").read_text())
+    assert len(after["test_readings"]) == len(before["test_readings"]) + (split == "test")
+    assert printed["accuracy"] == pytest.approx(before[f"{split}_accuracy"])
+
+
+def test_evaluate_prints_tables(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("evaluate", finished, "-d", "cpu") == 0
+    output = capsys.readouterr()
+    for words in ("accuracy", "95 % interval", "precision", "recall", "F1", "truck", "nats"):
+        assert words in output.out
+    assert "SAMPLE" in output.err
+
+
+@pytest.mark.parametrize("flags, code, words", [
+    (["nowhere"], 2, "not a run folder"),
+    (["RUN", "--split", "train"], 2, "test or validation"),
+    ([], 2, "'run'"),
+])  # fmt: skip
+def test_evaluate_bad_input(
+    flags: list[str], code: int, words: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cifar("evaluate", *(str(finished) if flag == "RUN" else flag for flag in flags)) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_damaged_weights_file_is_one_sentence_and_exit_1(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    assert cifar("evaluate", copy, "-d", "cpu") == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert "model.safetensors" in error[-1]
+    assert len(error) == 2  # the sample's notice and the sentence
+
+
+def test_data_shows_the_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("data", "--data", "sample", "--sheet", tmp_path / "sheet.png") == 0
+    output = capsys.readouterr()
+    for words in ("sha256", "airplane", "truck", "1,000", "mean", "standard deviation", str(tmp_path / "sheet.png")):
+        assert words in output.out
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bare_without_a_terminal_prints_usage_and_exits_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py"], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Usage: ")
+
+
+def test_bare_in_a_terminal_asks(tmp_path: Path) -> None:
+    pexpect = pytest.importorskip("pexpect")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "something").write_text("")
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    child = pexpect.spawn(
+        sys.executable,
+        ["-W", "error", str(ROOT / "train.py")],
+        cwd=tmp_path,
+        env=environment,
+        timeout=30,
+        encoding="utf-8",
+    )
+    child.expect("Model")
+    child.send("\r")  # cnn
+    child.expect("Epochs")
+    child.send("\x08\x081\r")
+    child.expect("Batch size")
+    child.send("\r")
+    child.expect("Learning rate")
+    child.send("\r")
+    child.expect("Device")
+    child.send("\r")
+    child.expect("Cross-validate")
+    child.send("\r")
+    child.expect("wandb")
+    child.send("\r")
+    child.expect("Save folder")
+    child.send("\x08" * 60 + "mine\r")
+    child.expect("train.py -m cnn -e 1 -b 128 -l 0.0001 -d cpu -s mine")
+    child.expect("not empty")  # far enough: it went on to train with these
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 2
+
+
+@pytest.mark.parametrize("wandb", [False, True])
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_loggers_on_and_off(wandb: bool, tensorboard: bool, tmp_path: Path) -> None:
+    flags = ["-w"] * wandb + ["--tensorboard"] * tensorboard
+    assert cifar("train", *QUICK, *flags, "-s", tmp_path / "run") == 0
+    offline = list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
+    events = list((tmp_path / "run").glob("tensorboard/events.*"))
+    assert bool(offline) == wandb
+    assert bool(events) == tensorboard
+    if tensorboard:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        reader = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+        rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+        written = [event.value for event in reader.Scalars("validation_accuracy")]
+        column = rows[0].split(",").index("validation_accuracy")
+        assert written == pytest.approx([float(row.split(",")[column]) for row in rows[1:]])

@@ -1,0 +1,69 @@
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cifar import machine
+from cifar.errors import InputError
+
+
+def test_descriptions_fit_into_json() -> None:
+    described = json.loads(json.dumps(machine.describe_machine()))
+    assert described["cores"] >= 1
+    assert described["memory_bytes"] > 1e8
+    assert described["processor"]
+    assert set(machine.describe_versions()) == {"python", *machine.PACKAGES}
+
+
+def test_the_commit_is_that_of_this_tree() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert machine.describe_commit().partition("+")[0] == (done.stdout.strip() if done.returncode == 0 else "")
+    assert machine.run_git(Path("/nonexistent"), "status") == ""
+
+
+@pytest.mark.parametrize(
+    "wanted, device, bf16, expected, speaks",
+    [
+        ("fp32", "cpu", True, "32-true", False),
+        ("fp32", "cuda", True, "32-true", False),
+        ("auto", "cpu", True, "32-true", False),
+        ("auto", "cpu", False, "32-true", False),
+        ("auto", "cuda", True, "bf16-mixed", False),
+        ("auto", "cuda", False, "32-true", False),
+        ("bf16", "cpu", True, "bf16-mixed", False),
+        ("bf16", "cpu", False, "32-true", True),
+        ("bf16", "mps", False, "32-true", True),
+        ("fp16", "cpu", True, "32-true", True),
+        ("fp16", "cuda", True, "16-mixed", False),
+    ],
+)
+def test_precision_only_where_the_hardware_has_it(
+    wanted: str, device: str, bf16: bool, expected: str, speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_bf16", lambda _: bf16)
+    precision, sentence = machine.choose_precision(wanted, device=device)
+    assert (precision, bool(sentence)) == (expected, speaks)
+    assert not sentence or ("fp32" in sentence and wanted in sentence)
+
+
+def test_bf16_on_a_cpu_is_what_the_flags_say() -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or "flags" not in cpuinfo.read_text():
+        pytest.skip("this system does not list its processor's instructions")
+    flags = cpuinfo.read_text().split("flags", 1)[1].splitlines()[0].split()
+    assert machine.has_bf16("cpu") == ("avx512_bf16" in flags or "amx_tile" in flags)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.choose_device("cpu") == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert machine.choose_device() == "cuda"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert machine.choose_device() == "mps"
+    with pytest.raises(InputError, match="cuda is absent"):
+        machine.choose_device("cuda")
+    with pytest.raises(InputError, match="cpu, mps or cuda"):
+        machine.choose_device("gpu")

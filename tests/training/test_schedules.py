@@ -1,0 +1,80 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from cifar.recipes import Recipe, recipe_for
+from cifar.training.optimisers import build_optimiser, parameter_groups
+from cifar.training.schedules import lr_factor, plateau
+
+RECIPE = Recipe(model="cnn", epochs=10, batch_size=1, lr=0.1)
+
+
+@pytest.mark.parametrize("schedule, middle, end", [("constant", 1, 1), ("cosine", 0.5, 0), ("linear", 0.5, 0)])
+def test_ends_and_middle(schedule: str, middle: float, end: float) -> None:
+    recipe = dataclasses.replace(RECIPE, schedule=schedule)
+    assert [lr_factor(recipe, time) for time in (0, 5, 10)] == pytest.approx([1, middle, end])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_warm_up_rises_and_then_the_whole_schedule_follows(schedule: str) -> None:
+    recipe = dataclasses.replace(RECIPE, schedule=schedule, warmup_epochs=4)
+    plain = dataclasses.replace(RECIPE, schedule=schedule, epochs=6)
+    assert [lr_factor(recipe, time) for time in (0, 1, 2, 4)] == pytest.approx([0, 0.25, 0.5, 1])
+    assert [lr_factor(recipe, 4 + time) for time in range(7)] == pytest.approx([lr_factor(plain, t) for t in range(7)])
+
+
+def test_cosine_equals_torch() -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=10)
+    for epoch in range(10):
+        assert lr_factor(dataclasses.replace(RECIPE, schedule="cosine"), epoch) == pytest.approx(
+            torchs.get_last_lr()[0]
+        )
+        optimiser.step()
+        torchs.step()
+
+
+def test_plateau_cuts_after_patience_and_only_there() -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    recipe = recipe_for("resnet")
+    scheduler = plateau(recipe, optimiser)
+    assert scheduler is not None
+    rates = []
+    for accuracy in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.7):
+        scheduler.step(accuracy)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    assert plateau(RECIPE, optimiser) is None
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_fused_optimisers_step_as_torchs_plain_ones(optimiser: str, decay_all: bool) -> None:
+    torch.manual_seed(0)
+    model, twin = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
+    twin.load_state_dict(model.state_dict())
+    recipe = dataclasses.replace(RECIPE, optimiser=optimiser, weight_decay=0.1, decay_all=decay_all)
+    ours = build_optimiser(recipe, model)
+    decays, spared = [twin.weight], [twin.bias]
+    groups = [{"params": decays}, {"params": spared, "weight_decay": 0.1 if decay_all else 0.0}]
+    plain = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser]
+    extra = {"momentum": 0.9, "nesterov": True} if optimiser == "sgd" else {}
+    theirs = plain(groups, lr=0.1, weight_decay=0.1, fused=False, foreach=False, **extra)
+    inputs = torch.randn(4, 5)
+    for _ in range(3):
+        for network, stepper in ((model, ours), (twin, theirs)):
+            stepper.zero_grad()
+            network(inputs).square().sum().backward()
+            stepper.step()
+    torch.testing.assert_close(model.weight, twin.weight)
+    torch.testing.assert_close(model.bias, twin.bias)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1, decay_all=False)
+    assert sum(len(group["params"]) for group in groups) == 2  # type: ignore[arg-type]
+    assert not math.isnan(sum(float(group["weight_decay"]) for group in groups))  # type: ignore[arg-type]
