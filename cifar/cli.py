@@ -6,14 +6,12 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from cifar import show
 from cifar.errors import InputError, WorldError
@@ -31,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-stdout = Console(highlight=False, soft_wrap=True)
 
 Model = Annotated[
     str,
@@ -193,12 +190,12 @@ def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
             remove_empty(job.folder)
         raise
     with stop_on_signal() as should_stop:
-        watch = Watch(show.say, should_stop, show.training_display, show.image_progress, show_fold)
+        watch = Watch(show.say, should_stop, show.training_display, show.image_progress, show.fold_result)
         try:
             if job.cross_validate:
-                show_crossval(run_folds(job, dataset, watch=watch), job.folder)
+                show.crossval(run_folds(job, dataset, watch=watch), job.folder)
             else:
-                stdout.print(result_line(run_one(job, dataset, watch=watch), job.folder), markup=False)
+                show.result(run_one(job, dataset, watch=watch), job.folder)
         except Stopped as stopped:
             folder = shlex.quote(str(stopped.folder))
             show.say(f"Stopped; everything is saved. Resume with: cifar train --resume {folder}")
@@ -232,48 +229,6 @@ def remove_empty(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def show_fold(fold: int, summary: Mapping[str, Any], folder: Path) -> None:
-    """Print the result of one fold."""
-    stdout.print(f"fold {fold + 1}: {result_line(summary, folder)}", markup=False)
-
-
-def show_crossval(result: Mapping[str, Any], folder: Path) -> None:
-    """Print mean, standard deviation and interval over the folds, and the ensemble, named as such."""
-    for split in ("validation", "test"):
-        spread = result[split]
-        low, high = spread["interval"]
-        stdout.print(
-            f"{split}: mean of {result['num_folds']} folds {spread['mean']:.2%}, "
-            f"standard deviation {100 * spread['std']:.2f} points, "
-            f"95 % interval {low:.2%} to {high:.2%}",
-            markup=False,
-        )
-    ensemble = result["test_of_averaged_probabilities"]
-    low, high = ensemble["interval"]
-    stdout.print(
-        f"test, averaged probabilities of the folds (an ensemble, not their mean): {ensemble['accuracy']:.2%}, "
-        f"95 % interval {low:.2%} to {high:.2%}; {folder}",
-        markup=False,
-    )
-
-
-def result_line(summary: Mapping[str, Any], folder: Path) -> str:
-    """The line that a finished run ends with."""
-    low, high = summary["test_interval"]
-    best = f"epoch {summary['best_epoch']} of {summary['epochs']}"
-    chosen = (
-        f"best of validation ({summary['validation_accuracy']:.2%})"
-        if summary["validation_accuracy"] is not None
-        else "last"
-    )
-    sample = f"{summary['data']}: " if summary["data"].startswith("SAMPLE") else ""
-    return (
-        f"{sample}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}, "
-        f"95 % interval {low:.2%} to {high:.2%}, "
-        f"{best}, {chosen}, {show.clock(summary['seconds'])} of training; {folder}"
-    )
-
-
 def open_data(data: str, *, source: str = "") -> "Dataset":
     """The data set, fetched with a progress bar if it is not in the cache."""
     from cifar.data.cifar10 import open_dataset
@@ -294,7 +249,7 @@ def show_plan(job: "Job", data: str) -> None:
     recipe = job.recipe
     parameters = sum(parameter.numel() for parameter in build_model(recipe, pretrained=False).parameters())
     precision, remark = choose_precision(recipe.precision, device=job.device)
-    stdout.print(to_json(recipe), end="", markup=False)
+    show.result_text(to_json(recipe).rstrip())
     share = 1 - 1 / recipe.num_folds if recipe.num_folds else 1 - recipe.validation_fraction
     folds = f"{recipe.num_folds} folds, each on " if job.cross_validate else ""
     lines = (
@@ -305,7 +260,7 @@ def show_plan(job: "Job", data: str) -> None:
         f"device: {job.device}, {precision}" + (f" ({remark})" if remark else ""),
         f"folder: {job.folder}",
     )
-    stdout.print("\n".join(lines), markup=False)
+    show.result_text("\n".join(lines))
 
 
 @app.command()
@@ -327,29 +282,12 @@ def evaluate(
     run_recipe(run)
     device = choose_device(device)
     dataset = open_data(data or data_of(run))
-    watch = Watch(show.say, lambda: False, show.training_display, show.image_progress, show_fold)
+    watch = Watch(show.say, lambda: False, show.training_display, show.image_progress, show.fold_result)
     evaluation = evaluate_and_draw(run, dataset, split=split, purpose="cifar evaluate", device=device, watch=watch)
     if as_json:
         print(json.dumps(evaluation, indent=2))
     else:
-        show_evaluation(evaluation, run)
-
-
-def show_evaluation(evaluation: Mapping[str, Any], folder: Path) -> None:
-    """Print the figures of an evaluation and where its files lie."""
-    low, high = evaluation["interval"]
-    stdout.print(
-        f"{evaluation['split']}: accuracy {evaluation['accuracy']:.2%} of {evaluation['num_images']:,} images, "
-        f"95 % interval {low:.2%} to {high:.2%}; loss {evaluation['loss']:.4f} nats",
-        markup=False,
-    )
-    table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
-    for row in evaluation["per_class"]:
-        table.add_row(
-            row["class"], f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}", str(row["support"])
-        )
-    stdout.print(table)
-    stdout.print(f"written to {folder}: evaluation.json, predictions.npz, confusion.png", markup=False)
+        show.evaluation(evaluation, run)
 
 
 @app.command("data")
@@ -363,31 +301,19 @@ def show_data(
     ] = None,
 ) -> None:
     """Fetch and verify CIFAR-10; show its source, checksum, counts and pixel statistics; draw a contact sheet."""
-    from cifar.data.cifar10 import CLASSES, cache_folder, load
-    from cifar.models.layers import pixel_statistics
+    from cifar.data.cifar10 import cache_folder, load
+    from cifar.jobs import sample_note
     from cifar.reporting.figures import draw_contact_sheet
 
     dataset = open_data(data, source=source)
     splits = {part: load(dataset, part) for part in ("train", "test")}
-    stdout.print(
-        f"{dataset.name}, from {dataset.source}\nfolder: {dataset.folder}\nsha256: {dataset.sha256}", markup=False
-    )
-    counts = Table("class", *(Column(f"{part} images", justify="right") for part in splits))
-    per_part = [images.labels.bincount(minlength=len(CLASSES)).tolist() for images in splits.values()]
-    for name, *numbers in zip(CLASSES, *per_part, strict=True):
-        counts.add_row(name, *(f"{number:,}" for number in numbers))
-    counts.add_row("all", *(f"{sum(numbers):,}" for numbers in per_part))
-    stdout.print(counts)
-    pixels = Table(
-        "pixels of the training images", *(Column(name, justify="right") for name in ("red", "green", "blue"))
-    )
-    for name, values in zip(("mean", "standard deviation"), pixel_statistics(splits["train"].images), strict=True):
-        pixels.add_row(name, *(f"{value:.8f}" for value in values.tolist()))
-    stdout.print(pixels)
+    show.data(dataset, splits)
     path = sheet or cache_folder() / ("contact-sheet-sample.png" if dataset.is_sample else "contact-sheet.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(splits["train"].images, splits["train"].labels, path, title=dataset.name)
-    stdout.print(f"contact sheet: {path}", markup=False)
+    draw_contact_sheet(
+        splits["train"].images, splits["train"].labels, path, title=dataset.name, note=sample_note(dataset)
+    )
+    show.result_text(f"contact sheet: {path}")
 
 
 def main() -> NoReturn:

@@ -1,9 +1,10 @@
-"""What the terminal shows while work goes on, for cli.py: live bars in a terminal, a plain line an epoch elsewhere."""
+"""What the terminal shows, for cli.py: live bars (a plain line an epoch where there is no terminal), results."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,16 +17,24 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from cifar.data.cifar10 import Dataset, Split
     from cifar.training.loop import Tick
 
+stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
     """A remark on standard error, where it does not mix with results."""
     stderr.print(sentence, markup=False)
+
+
+def result_text(text: str) -> None:
+    """A result on standard output, as it is: nothing in it is markup, nothing wraps."""
+    stdout.print(text, markup=False)
 
 
 def clock(seconds: float) -> str:
@@ -107,3 +116,85 @@ def training_display(epochs: int) -> Iterator[TrainingDisplay]:
         BarColumn(), TextColumn("{task.description}"), console=stderr, transient=True, disable=not stderr.is_terminal
     ) as bars:
         yield TrainingDisplay(bars, bars.add_task("starting"), epochs, [])
+
+
+def result(summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the line that a finished run ends with."""
+    result_text(result_line(summary, folder))
+
+
+def fold_result(fold: int, summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the result of one fold, counted from 1."""
+    result_text(f"fold {fold + 1}: {result_line(summary, folder)}")
+
+
+def result_line(summary: Mapping[str, Any], folder: Path) -> str:
+    """What a run gave: test accuracy with interval, how its weights were chosen, seconds, folder."""
+    validation = summary["validation_accuracy"]
+    chosen = "last epoch" if validation is None else f"best on validation, {validation:.2%}"
+    return (
+        f"{sample_prefix(summary)}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}, "
+        f"95 % interval {interval(summary['test_interval'])}, "
+        f"epoch {summary['best_epoch']} of {summary['epochs']} ({chosen}), "
+        f"{clock(summary['seconds'])} of training; {folder}"
+    )
+
+
+def crossval(result: Mapping[str, Any], folder: Path) -> None:
+    """Print mean, standard deviation and interval over the folds, and their ensemble, named as such."""
+    prefix = sample_prefix(result)
+    for split in ("validation", "test"):
+        spread = result[split]
+        result_text(
+            f"{prefix}{split}: mean of {result['num_folds']} folds {spread['mean']:.2%}, standard deviation "
+            f"{100 * spread['std']:.2f} points, 95 % interval {interval(spread['interval'])}"
+        )
+    ensemble = result["test_of_averaged_probabilities"]
+    result_text(
+        f"{prefix}test, averaged probabilities of the folds (an ensemble, not their mean): {ensemble['accuracy']:.2%}, "
+        f"95 % interval {interval(ensemble['interval'])}; {folder}"
+    )
+
+
+def evaluation(figures: Mapping[str, Any], folder: Path) -> None:
+    """Print what evaluation.json holds, and where the files lie."""
+    result_text(
+        f"{sample_prefix(figures)}{figures['split']}: accuracy {figures['accuracy']:.2%} of {figures['num_images']:,} "
+        f"images, 95 % interval {interval(figures['interval'])}; loss {figures['loss']:.4f} nats"
+    )
+    table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
+    for row in figures["per_class"]:
+        rates = (f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}")
+        table.add_row(row["class"], *rates, f"{row['support']:,}")
+    stdout.print(table)
+    result_text(f"written to {folder}: evaluation.json, predictions.npz, confusion.png")
+
+
+def data(dataset: "Dataset", splits: Mapping[str, "Split"]) -> None:
+    """Print where a data set comes from, its checksum, counts a class and pixel statistics."""
+    from cifar.data.split import CLASSES
+    from cifar.models.layers import pixel_statistics
+
+    result_text(f"{dataset.name}, from {dataset.source}\nfolder: {dataset.folder}\nsha256: {dataset.sha256}")
+    counts = Table("class", *(Column(f"{part} images", justify="right") for part in splits))
+    per_part = [split.labels.bincount(minlength=len(CLASSES)).tolist() for split in splits.values()]
+    for name, *numbers in zip(CLASSES, *per_part, strict=True):
+        counts.add_row(name, *(f"{number:,}" for number in numbers))
+    counts.add_row("all", *(f"{sum(numbers):,}" for numbers in per_part))
+    stdout.print(counts)
+    pixels = Table(
+        "pixels of the training images", *(Column(name, justify="right") for name in ("red", "green", "blue"))
+    )
+    for name, values in zip(("mean", "standard deviation"), pixel_statistics(splits["train"].images), strict=True):
+        pixels.add_row(name, *(f"{value:.8f}" for value in values.tolist()))
+    stdout.print(pixels)
+
+
+def interval(ends: Sequence[float]) -> str:
+    """An interval of fractions in per cent."""
+    return f"{ends[0]:.2%} to {ends[1]:.2%}"
+
+
+def sample_prefix(record: Mapping[str, Any]) -> str:
+    """What a result on the bundled sample begins with, in capitals; nothing for the whole data set."""
+    return f"{record['data']}: " if record["data"].startswith("SAMPLE") else ""

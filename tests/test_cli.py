@@ -1,5 +1,6 @@
 """The command line as a person meets it: every flag both ways, every bad input one sentence, nothing half-written."""
 
+import hashlib
 import json
 import os
 import signal
@@ -358,3 +359,77 @@ def test_loggers_on_and_off(wandb: bool, tensorboard: bool, tmp_path: Path) -> N
         written = [event.value for event in reader.Scalars("validation_accuracy")]
         column = rows[0].split(",").index("validation_accuracy")
         assert written == pytest.approx([float(row.split(",")[column]) for row in rows[1:]])
+
+
+def test_a_pretrained_transformer_from_a_local_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import save_file
+
+    from cifar.models.repair import repair_torchvision
+
+    repair_torchvision()
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    pretrained = timm.create_model(name, num_classes=1000, img_size=32, depth=2)
+    small = ["--set", f"model_name={name}", "--set", "image_size=32"]
+    # The real depth is 12: a file of another depth is refused, in one sentence, before anything is written.
+    save_file(pretrained.state_dict(), tmp_path / "other.safetensors")
+    flags = ["-m", "previt", *small, "-e", "1", "-d", "cpu", "--data", "sample", "-s", tmp_path / "run"]
+    assert cifar("train", *flags, "--weights", tmp_path / "other.safetensors") == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    whole = timm.create_model(name, num_classes=1000, img_size=32)
+    save_file(whole.state_dict(), tmp_path / "vit.safetensors")
+    assert cifar("train", *flags, "--weights", tmp_path / "vit.safetensors") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["weights_sha256"] == hashlib.sha256((tmp_path / "vit.safetensors").read_bytes()).hexdigest()
+    # What is evaluated later needs neither the file nor the hub.
+    (tmp_path / "vit.safetensors").unlink()
+    assert cifar("evaluate", tmp_path / "run", "--split", "validation", "-d", "cpu") == 0
+
+
+def test_a_network_of_timm_and_one_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def net(): return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))\n"
+        "def bad(): return nn.Flatten()\n"
+    )
+    common = ["-e", "1", "-d", "cpu", "--data", "sample"]
+    assert cifar("train", "-m", "mynets:net", *common, "-s", "own") == 0
+    assert cifar("evaluate", "own", "-d", "cpu") == 0
+    assert cifar("train", "-m", "timm:test_resnet", *common, "-s", "timm") == 0
+    assert json.loads(Path("timm/summary.json").read_text())["model"] == "timm:test_resnet"
+    capsys.readouterr()
+    for name, words in (
+        ("mynets:bad", "[2, 10]"),
+        ("mynets:nett", "Did you mean net"),
+        ("timm:resnett18", "Did you mean"),
+    ):
+        assert cifar("train", "-m", name, *common, "-s", "bad") == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.strip().splitlines()) == 1
+        assert not Path("bad").exists()
+
+
+def test_a_damaged_archive_is_exit_1_and_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"\x1f\x8b damaged")
+    flags = ["--data", tmp_path / "cifar-10-python.tar.gz"]
+    assert cifar("train", "-m", "cnn", *flags, "-s", tmp_path / "run") == 1
+    assert cifar("data", *flags) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 2
+    assert all("cifar-10-python.tar.gz is damaged" in error for error in errors)
+    assert not (tmp_path / "run").exists()
+
+
+def test_precision_that_the_hardware_lacks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cifar.machine.has_bf16", lambda _: False)
+    assert cifar("train", *QUICK, "-e", "1", "--set", "precision=bf16", "-s", tmp_path / "run") == 0
+    assert "no fast bf16: training in fp32" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["precision"] == "32-true"

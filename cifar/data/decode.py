@@ -93,7 +93,8 @@ def read_archive(path: Path) -> dict[str, bytes]:
                     assert content is not None, member.name
                     files[name.name] = content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise WorldError(f"{path} is damaged or truncated ({error}): {REMEDY}.") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")  # tarfile lists what it tried
+        raise WorldError(f"{path} is damaged or truncated ({reason}): {REMEDY}.") from None
     return files
 
 

@@ -51,8 +51,9 @@ def cut(split: Split, *, validation_fraction: float, num_folds: int, fold: int, 
 def stratified_share(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
     """Indices of a random share of every class, ascending: int64 [M].
 
-    Every class gives its share rounded down, and classes drawn by chance give one more until the total is right. The
-    draws are `torch.randperm` on a CPU generator, one of the classes, then one a class: the same on every machine.
+    Every class gives its share rounded down, and those with the largest remainders, ties by chance, give one more
+    until the total is right. The draws are `torch.randperm` on a CPU generator, one of the classes, then one a class:
+    the same on every machine.
 
     Args:
         labels: int64 [N].
@@ -67,7 +68,9 @@ def stratified_share(labels: Tensor, fraction: float, *, seed: int) -> Tensor:
     members = [(labels == label).nonzero().flatten() for label in sorted(set(labels.tolist()))]
     counts = [int(fraction * len(indices)) for indices in members]
     missing = round(fraction * len(labels)) - sum(counts)
-    for index in torch.randperm(len(members), generator=generator)[:missing].tolist():
+    by_chance = torch.randperm(len(members), generator=generator).tolist()
+    by_remainder = sorted(by_chance, key=lambda index: counts[index] - fraction * len(members[index]))
+    for index in by_remainder[:missing]:
         counts[index] += 1
     for indices, count in zip(members, counts, strict=True):
         if not 0 < count < len(indices):

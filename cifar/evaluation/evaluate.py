@@ -20,14 +20,18 @@ def evaluate(probs: Tensor, labels: Tensor, *, split: str) -> dict[str, Any]:
     Args:
         probs: float32 [N, 10]; labels: int64 [N].
         split: what the images are called in the report, test or validation.
+
+    Raises:
+        ValueError: no images.
     """
-    figures = per_class(probs, labels)
     num_correct = int((probs.argmax(dim=1) == labels).sum())
+    interval = wilson_interval(num_correct, len(labels))
+    figures = per_class(probs, labels)
     return {
         "split": split,
         "num_images": len(labels),
         "accuracy": accuracy(probs, labels),
-        "interval": list(wilson_interval(num_correct, len(labels))),
+        "interval": list(interval),
         "loss": negative_log_likelihood(probs, labels),
         "per_class": [
             {"class": name} | {key: values[index] for key, values in figures.items()}

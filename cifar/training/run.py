@@ -1,6 +1,7 @@
 """One run from data to a finished folder: the training split cut, trained on, and summed up in summary.json."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,6 +101,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str)
         "test_accuracy": None,
         "test_interval": None,
         "test_readings": [],
+        "weights_sha256": sha256_of(Path(recipe.weights)) if recipe.weights else None,
         "data": dataset.name,
         "data_source": dataset.source,
         "data_sha256": dataset.sha256,
@@ -110,6 +112,12 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str)
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_result(recipe: Recipe, state: State, *, num_images: int) -> dict[str, Any]:

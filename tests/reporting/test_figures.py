@@ -149,7 +149,7 @@ def test_confusion_shows_each_count_in_its_place(tmp_path: Path) -> None:
     for row in range(10):
         for predicted in range(10):
             assert shown[predicted, row] == f"{counts[row, predicted]:,}"
-    shares = axes.images[0].get_array()
+    shares = np.asarray(axes.images[0].get_array())
     assert shares.sum(axis=1) == pytest.approx([0 if row == 3 else 100 for row in range(10)])
     for axis in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in axis] == list(CLASSES)
