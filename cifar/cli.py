@@ -66,6 +66,7 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorB
 
 @app.command()
 def train(
+    context: typer.Context,
     model: Model = "",
     epoch: Epoch = None,
     batch_size: BatchSize = None,
@@ -118,7 +119,7 @@ def train(
         device=choose_device(device),
         wandb=wandb,
         tensorboard=tensorboard,
-        command=shlex.join(["cifar", *sys.argv[1:]]),
+        command=shlex.join(["cifar", *context.obj]),
     )
     if dry_run:
         show_plan(job, data)
@@ -198,7 +199,8 @@ def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
                 show.result(run_one(job, dataset, watch=watch), job.folder)
         except Stopped as stopped:
             folder = shlex.quote(str(stopped.folder))
-            show.say(f"Stopped; everything is saved. Resume with: cifar train --resume {folder}")
+            program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
+            show.say(f"Stopped; everything is saved. Resume with: {program} --resume {folder}")
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -356,7 +358,7 @@ def ask_for_arguments() -> list[str]:
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code."""
     try:
-        return app(list(arguments), prog_name=program, standalone_mode=False) or 0
+        return app(list(arguments), prog_name=program, obj=list(arguments), standalone_mode=False) or 0
     except (typer.TyperException, InputError) as error:
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if sentence:  # empty where the help was printed instead

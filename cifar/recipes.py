@@ -138,7 +138,8 @@ def check_recipe(recipe: Recipe) -> None:
 def cnn() -> Recipe:
     """A small CNN of three 5×5 convolutions, 20 epochs of Adam: the scope's first system.
 
-    Others report about 50 % test. Ours is in the README's table, from the recorded run in `results/`.
+    `cifar train -m cnn`: 49.74 % test (one seed, interval 48.76 to 50.72), 2.3 minutes on 2 cores of an AMD EPYC with
+    AVX-512 (`results/cnn`). Others report about 50 %.
     """
     return Recipe(model="cnn", epochs=20, batch_size=128, optimiser="adam", lr=1e-4, weight_decay=0.01)
 
@@ -146,7 +147,7 @@ def cnn() -> Recipe:
 def resnet() -> Recipe:
     """ResNet-20 (He et al. 2015, section 4.2), 50 epochs of Nesterov SGD, the rate cut on plateau.
 
-    Others report about 91 % test. Ours is in the README's table, from the recorded run in `results/`.
+    Others report about 91 % test; ours is not on record yet.
     """
     return Recipe(
         model="resnet20", epochs=50, batch_size=128, lr=0.1, weight_decay=5e-4,
@@ -186,7 +187,11 @@ def previt() -> Recipe:
 
 
 def speednet() -> Recipe:
-    """A small fast network after airbench (Keller Jordan) for `make train`: minutes on two CPU cores."""
+    """A small fast network after airbench (Keller Jordan), for `make train`.
+
+    `cifar train -m speednet`: 88.12 % test (one seed, interval 87.47 to 88.74), 4.7 minutes on 2 cores of an AMD EPYC
+    with AVX-512 (`results/quick`).
+    """
     return Recipe(
         model="speednet", epochs=5, batch_size=250, lr=0.5, momentum=0.85, weight_decay=5e-4,
         schedule="linear", warmup_epochs=1, crop_padding=2, crop_mode="reflect", flip=0.5, label_smoothing=0.2,

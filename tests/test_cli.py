@@ -39,6 +39,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     }  # fmt: skip
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["finished"]
+    assert summary["command"] == f"cifar train {' '.join(QUICK)} -s {finished}"
     assert len(summary["test_readings"]) == 1
     low, high = summary["test_interval"]
     assert 0 <= low < summary["test_accuracy"] < high <= 1

@@ -226,7 +226,7 @@ def validate(state: State, validation: Split) -> tuple[float, float]:
         return math.nan, math.nan
     logits = predict_logits(best_candidate(state), validation.images)
     labels = validation.labels.cpu()
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 
 
 def best_candidate(state: State) -> nn.Module:
