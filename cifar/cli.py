@@ -55,6 +55,10 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="field=value, any field of the recipe; may be repeated.")
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help=f"{', '.join(RECIPES)}, or a recipe.json.")]
+Freeze = Annotated[bool, typer.Option("--freeze", help="For previt: train only the head, on features computed once.")]
+TrainBlocks = Annotated[
+    int | None, typer.Option("--train-blocks", help="For previt: train only the last so many blocks and the head.")
+]
 Weights = Annotated[
     str, typer.Option("--weights", help="For previt: a file of pretrained weights, instead of the hub.")
 ]
@@ -81,6 +85,8 @@ def train(
     settings: Settings = None,
     recipe: RecipeName = "",
     weights: Weights = "",
+    freeze: Freeze = False,
+    train_blocks: TrainBlocks = None,
     dry_run: DryRun = False,
     resume: Resume = None,
     overwrite: Overwrite = False,
@@ -90,8 +96,8 @@ def train(
     from cifar.jobs import Job
 
     if resume:
-        numbers = (epoch, batch_size, learning_rate, seed, folds)
-        others = (model, recipe, cross_validate, settings, weights, save_folder, overwrite)
+        numbers = (epoch, batch_size, learning_rate, seed, folds, train_blocks)
+        others = (freeze, model, recipe, cross_validate, settings, weights, save_folder, overwrite)
         if any(others) or any(number is not None for number in numbers):
             raise InputError(
                 f"--resume continues {resume} by its own recipe: leave out the flags that would change it."
@@ -106,6 +112,11 @@ def train(
             "seed": seed,
             "weights": weights or None,
         }
+        if freeze or train_blocks is not None:
+            if freeze and train_blocks:
+                raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
+            # What is computed once cannot change from epoch to epoch.
+            changes |= {"train_blocks": train_blocks or 0, "crop_padding": 0, "flip": 0.0, "mixup": 0.0, "cutmix": 0.0}
         changes |= {"num_folds": 5 if cross_validate and folds is None else folds}
         chosen = with_settings(choose_recipe(model, recipe), settings or [])
         chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})

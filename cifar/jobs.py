@@ -11,13 +11,15 @@ from cifar.data.cifar10 import Dataset
 from cifar.errors import InputError
 from cifar.evaluation.testing import average_folds, evaluate_run
 from cifar.files import write_json
+from cifar.models import is_pretrained
 from cifar.recipes import Recipe
 from cifar.reporting.figures import draw_confusion, draw_curves
 from cifar.runs import CROSSVAL, RECIPE, SUMMARY, read_json, read_metrics, write_recipe
 from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
+from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.loggers import Logger, open_loggers
 from cifar.training.loop import Tick
-from cifar.training.run import run_training
+from cifar.training.run import run_training, training_images
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ def run_one(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
     if resume and read_json(path)["test_readings"]:
         watch.say(f"{job.folder} is finished already.")
         return read_json(path)
+    if is_pretrained(job.recipe) and not resume:
+        num_images = round(50_000 * (1 - job.recipe.validation_fraction))
+        watch.say(estimate_sentence(*estimate_seconds(job.recipe, num_images=num_images, device=job.device)))
+    with watch.images("frozen part") as progress:
+        images = training_images(job.recipe, dataset, device=job.device, progress=progress)
     with ExitStack() as stack:
         display = stack.enter_context(watch.training(job.recipe.epochs))
         loggers = open_loggers(
@@ -103,6 +110,7 @@ def run_one(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
         finished = run_training(
             job.recipe,
             dataset,
+            images,
             folder=job.folder,
             device=job.device,
             command=job.command,

@@ -31,6 +31,7 @@ class Recipe:
         model: a name in `cifar.models.MODELS`, "timm:NAME" or "package.module:function".
         model_name: for `previt`: which timm model; empty is that model's default.
         weights: for pretrained models: a file of weights; empty asks the hub.
+        train_blocks: for pretrained models: train only the last so many blocks and the head; 0 only the head, -1 all.
         image_size: for pretrained models: pixels a side that the images are resized to; 0 is what the weights expect.
         dropout: probability of dropping an activation, in models that have dropout.
         drop_path: greatest probability of skipping a residual block, in the transformers.
@@ -63,6 +64,7 @@ class Recipe:
     model_name: str = ""
     weights: str = ""
     image_size: int = 0
+    train_blocks: int = -1
     dropout: float = 0.0
     drop_path: float = 0.0
     epochs: int
@@ -127,6 +129,12 @@ def check_recipe(recipe: Recipe) -> None:
     demand(recipe.num_folds == 0 or recipe.num_folds >= 2, "num_folds", "0 (a held-out part) or 2 or more")
     demand(0 <= recipe.fold < max(1, recipe.num_folds), "fold", "a fold's number, from 0 to num_folds - 1")
     demand(recipe.model != "", "model", "a model's name")
+    demand(recipe.train_blocks >= -1, "train_blocks", "-1 (all), 0 (the head) or a number of blocks")
+    if recipe.train_blocks >= 0 and (recipe.crop_padding or recipe.flip or recipe.mixup or recipe.cutmix):
+        raise InputError(
+            "train_blocks computes the frozen part once for every image, so images cannot change from epoch to epoch: "
+            "set crop_padding, flip, mixup and cutmix to 0, as --freeze and --train-blocks do."
+        )
     for name, choices in CHOICES.items():
         demand(getattr(recipe, name) in choices, name, "one of " + ", ".join(choices))
     if recipe.optimiser == "sgd" and recipe.nesterov and recipe.momentum == 0:

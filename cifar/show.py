@@ -70,8 +70,14 @@ def image_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar of images; yields what takes (images done, images in all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
-        task = bars.add_task(label)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        tasks: list[TaskID] = []  # the bar appears with the first images
+
+        def update(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bars.add_task(label))
+            bars.update(tasks[0], completed=done, total=total)
+
+        yield update
 
 
 @dataclass(frozen=True)

@@ -30,5 +30,7 @@ def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> 
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] to float pixels in [0, 1], in channels_last memory."""
+    """uint8 [N, 3, H, W] to float pixels in [0, 1], in channels_last memory; float activations stay as they are."""
+    if images.dtype != torch.uint8:
+        return images
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

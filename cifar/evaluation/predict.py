@@ -47,6 +47,7 @@ def predict(
     """
     if views not in VIEWS:
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
+    assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def score(pixels: Tensor) -> Tensor:
@@ -64,6 +65,8 @@ def predict_logits(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tensor:
     """Logits, for a loss from their log-softmax; the arguments as in `predict`, on the model's device, one view.
+
+    Instead of images this also takes float activations [N, …] for the trainable end of a network (`models/frozen.py`).
 
     Returns:
         float32 [N, 10] on the CPU.
@@ -86,12 +89,11 @@ def score_batches(
     """Apply `score` (float pixels [B, 3, 32, 32] → [B, 10]) to all images with the model in evaluation mode.
 
     Args:
-        images: uint8 [N, 3, 32, 32], on any device; each batch goes to the model's.
+        images: uint8 [N, 3, 32, 32], or float activations, on any device; each batch goes to the model's.
 
     Returns:
         [N, 10] on the CPU, usable in autograd.
     """
-    assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
     device = next(chain(model.parameters(), model.buffers()), images).device
     parts = [torch.empty(0, 10)]
     done = 0

@@ -67,6 +67,11 @@ def check_name(name: str) -> None:
     )
 
 
+def is_pretrained(recipe: Recipe) -> bool:
+    """Whether the recipe's network comes with pretrained weights."""
+    return recipe.model == "previt" or (recipe.model.startswith("timm:") and bool(recipe.weights))
+
+
 def build_model(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
     """The network that a recipe names, randomly initialised or with pretrained weights.
 

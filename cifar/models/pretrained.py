@@ -40,12 +40,17 @@ class Pretrained(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.enlarge(images))
+        return logits
+
+    def enlarge(self, images: Tensor) -> Tensor:
+        """What the network of timm is fed: resized and normalised, [N, 3, image_size, image_size]."""
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             images = F.interpolate(images, size, mode="bicubic", antialias=True)  # [N, 3, size, size]
             images = images.clamp(0, 1)  # bicubic overshoots at edges; an 8-bit image could not
-        logits: Tensor = self.network(self.normalise(images))
-        return logits
+        enlarged: Tensor = self.normalise(images)
+        return enlarged
 
 
 def previt(

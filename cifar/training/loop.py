@@ -28,6 +28,7 @@ from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_precision
 from cifar.models import build_model, prepare_model
+from cifar.models.frozen import freeze, trainable_end
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
@@ -72,7 +73,8 @@ def train(
 
     Args:
         recipe: decides the result.
-        training, validation: cut from the 50,000; the test split never comes here. validation may be empty.
+        training, validation: cut from the 50,000; the test split never comes here. validation may be empty. With
+            train_blocks of 0 or more they hold activations (`frozen_activations`) instead of images.
         folder: an existing run folder.
         device: cpu, mps or cuda.
         loggers: get each epoch's row.
@@ -96,7 +98,7 @@ def train(
     state = new_state(recipe, training, device=fabric.device)
     if resume:
         restore_state(state, folder)
-    model, optimiser = fabric.setup(state.model, state.optimiser)
+    model, optimiser = fabric.setup(trainable_end(state.model, recipe.train_blocks), state.optimiser)
     training, validation = to_device(training, fabric.device), to_device(validation, fabric.device)
     steps = math.ceil(len(training) / recipe.batch_size)
 
@@ -139,7 +141,7 @@ def train(
                 return state
 
         train_seconds = time.perf_counter() - started
-        validation_loss, validation_accuracy = validate(state, validation)
+        validation_loss, validation_accuracy = validate(recipe, state, validation)
         state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
         state.seconds += time.perf_counter() - started
         state.rows.append(
@@ -163,7 +165,9 @@ def train(
 def new_state(recipe: Recipe, training: Split, *, device: torch.device) -> State:
     """Before the first step: a network fitted to the statistics of its training images, with its optimiser."""
     model = build_model(recipe)
-    prepare_model(model, training.images)
+    freeze(model, recipe.train_blocks)
+    if recipe.train_blocks < 0:
+        prepare_model(model, training.images)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = build_optimiser(recipe, model)
     average = None
@@ -220,11 +224,11 @@ def mixed_loss(logits: Tensor, labels: Tensor, others: Tensor, *, share: float, 
     return share * loss + (1 - share) * F.cross_entropy(logits, others, label_smoothing=label_smoothing)
 
 
-def validate(state: State, validation: Split) -> tuple[float, float]:
+def validate(recipe: Recipe, state: State, validation: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of the weights that would be saved now; NaN without validation images."""
     if len(validation) == 0:
         return math.nan, math.nan
-    logits = predict_logits(best_candidate(state), validation.images)
+    logits = predict_logits(trainable_end(best_candidate(state), recipe.train_blocks), validation.images)
     labels = validation.labels.cpu()
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 

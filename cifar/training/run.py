@@ -7,20 +7,40 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.data.cifar10 import Dataset, cut, load
+from cifar.data.cifar10 import Dataset, Split, cut, load
 from cifar.errors import InputError
 from cifar.files import write_json
 from cifar.machine import choose_precision, describe_commit, describe_machine, describe_versions
 from cifar.recipes import Recipe
 from cifar.runs import SUMMARY, read_json, write_recipe
+from cifar.training.features import frozen_activations
 from cifar.training.loggers import Logger
 from cifar.training.loop import Tick, train
 from cifar.training.state import State
 
 
+def training_images(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    device: str,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Split:
+    """The training images, or what the frozen part of the recipe's network gives for them; all 50,000, uncut.
+
+    Args:
+        progress: gets images done and images in all while a frozen part is computed.
+    """
+    images = load(dataset, "train")
+    if recipe.train_blocks < 0:
+        return images
+    return frozen_activations(recipe, images, dataset, device=device, progress=progress)
+
+
 def run_training(
     recipe: Recipe,
     dataset: Dataset,
+    images: Split,
     *,
     folder: Path,
     device: str,
@@ -31,9 +51,10 @@ def run_training(
     say: Callable[[str], None] = lambda _: None,
     resume: bool = False,
 ) -> bool:
-    """Train a recipe into a run folder; only the training part of the data set is read.
+    """Train a recipe into a run folder.
 
     Args:
+        images: the training images of the data set, uncut (`training_images`); the test images never come here.
         folder: an empty folder, or with `resume` that of a stopped run.
         command: what was typed, for the record.
         device, loggers, tick, should_stop, say: as in `train`.
@@ -46,7 +67,7 @@ def run_training(
         WorldError: as in `train`.
     """
     training, validation = cut(
-        load(dataset, "train"),
+        images,
         validation_fraction=recipe.validation_fraction,
         num_folds=recipe.num_folds,
         fold=recipe.fold,

@@ -16,7 +16,7 @@ from cifar.models import build_model, prepare_model
 from cifar.recipes import Recipe, recipe_for
 from cifar.runs import read_json, read_metrics
 from cifar.training.loop import Tick, augment, mixed_loss, train, warmed_average
-from cifar.training.run import run_training
+from cifar.training.run import run_training, training_images
 from cifar.training.state import State
 
 PLAIN = Recipe(model="cnn", epochs=2, batch_size=64, lr=0.05, nesterov=True)
@@ -107,7 +107,7 @@ def test_best_weights_are_those_of_the_best_epoch(few: tuple[Split, Split], tmp_
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     with torch.no_grad():
         predicted = model.eval()(few[1].images.float() / 255).argmax(1)
-    assert (predicted == few[1].labels).float().mean().item() == max(accuracies)
+    assert (predicted == few[1].labels).double().mean().item() == max(accuracies)
 
 
 def test_without_validation_the_last_weights_are_kept(few: tuple[Split, Split], tmp_path: Path) -> None:
@@ -192,15 +192,17 @@ def test_training_never_reads_the_test_split(sample: Dataset, monkeypatch: pytes
 
     monkeypatch.setattr("cifar.training.run.load", only_train)
     recipe = dataclasses.replace(PLAIN, epochs=1, num_folds=5, fold=3)
-    assert run_training(recipe, sample, folder=tmp_path, device="cpu")
+    images = training_images(recipe, sample, device="cpu")
+    assert run_training(recipe, sample, images, folder=tmp_path, device="cpu")
     summary = read_json(tmp_path / "summary.json")
     assert summary["test_readings"] == []
     assert (summary["num_train"], summary["num_validation"]) == (800, 200)
 
 
 def test_the_summary_of_a_run(sample: Dataset, tmp_path: Path) -> None:
+    images = training_images(PLAIN, sample, device="cpu")
     assert run_training(
-        dataclasses.replace(PLAIN, seed=3), sample, folder=tmp_path, device="cpu", command="cifar train"
+        dataclasses.replace(PLAIN, seed=3), sample, images, folder=tmp_path, device="cpu", command="cifar train"
     )
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["data"].startswith("SAMPLE")
