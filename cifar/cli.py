@@ -144,6 +144,8 @@ def choose_recipe(model: str, recipe: str) -> Recipe:
 
     if not model and not recipe:
         raise InputError(f"Name a model: -m with one of {', '.join(RECIPES)}.")
+    if model:
+        check_name(model, also=RECIPES)
     if not recipe:
         chosen = recipe_for(model)
     elif recipe in RECIPES:

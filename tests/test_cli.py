@@ -94,7 +94,8 @@ def test_recipes_by_name_file_and_with_another_model(finished: Path, capsys: pyt
 
 
 BAD = [
-    (["-m", "resnte"], "resnet"),
+    (["-m", "resnte"], "Did you mean resnet? Choose from cnn, resnet, vit,"),
+    (["-m", "vgg"], "Choose from"),
     (["-m", "cnn", "-e", "0"], "epochs is 0"),
     (["-m", "cnn", "-e", "-3"], "epochs is -3"),
     (["-m", "cnn", "-e", "many"], "'-e'"),

@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +52,22 @@ OPTIONS: dict[str, object] = {
 }
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, also: Iterable[str] = ()) -> None:
     """Refuse a name that no network has; what stands behind a colon is looked up when it is built.
+
+    Args:
+        also: further names that are valid where this one was typed, such as those of recipes.
 
     Raises:
         InputError: lists the valid names and the nearest one.
     """
-    if name in MODELS or all(name.partition(":")):
+    valid = list(dict.fromkeys([*also, *MODELS]))
+    if name in valid or all(name.partition(":")):
         return
-    near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise InputError(
-        f"There is no model {name!r}.{hint} Choose from {', '.join(MODELS)}, timm:NAME or package.module:function."
+        f"There is no model {name!r}.{hint} Choose from {', '.join(valid)}, timm:NAME or package.module:function."
     )
 
 

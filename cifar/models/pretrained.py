@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cifar.errors import InputError, WorldError
 from cifar.models.layers import Normalise
+from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights, read_onnx
 from cifar.models.repair import repair_torchvision
 
 PREVIT = "vit_base_patch16_224.augreg_in21k"  # ImageNet-21k, 85.8 million parameters, 35 GFLOP an image
@@ -57,7 +58,13 @@ def previt(
     *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, dropout: float = 0.0, drop_path: float = 0.0,
     pretrained: bool = True,
 ) -> Pretrained:  # fmt: skip
-    """A pretrained vision transformer of timm, ViT-B/16 unless named; arguments and errors as of `build_timm`."""
+    """A pretrained vision transformer of timm, ViT-B/16 unless named; arguments and errors as of `build_timm`.
+
+    The weights "packaged" are those of an installed package, and of the network that they were made for.
+    """
+    if weights == PACKAGED:
+        model_name = PACKAGED_MODEL if model_name == PREVIT else model_name
+        weights = str(packaged_weights()) if pretrained else weights
     return build_timm(
         model_name, weights=weights, pretrained=pretrained, image_size=image_size, dropout=dropout, drop_path=drop_path,
         size_of_weights=True,
@@ -211,7 +218,7 @@ def first_line(error: Exception) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights, by name, without the prefixes that wrappers leave.
+    """The tensors in a file of weights (safetensors, a state dict or ONNX), by name, without the prefixes of wrappers.
 
     Raises:
         InputError: the file holds something else.
@@ -219,6 +226,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
+    if path.suffix == ".onnx":
+        return read_onnx(path)
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from cifar.data.cifar10 import Dataset, Split, cut, load
 from cifar.errors import InputError
 from cifar.files import write_json
 from cifar.machine import choose_precision, describe_commit, describe_machine, describe_versions
+from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe
 from cifar.runs import SUMMARY, read_json, write_recipe
 from cifar.training.features import frozen_activations
@@ -122,7 +123,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str)
         "test_accuracy": None,
         "test_interval": None,
         "test_readings": [],
-        "weights_sha256": sha256_of(Path(recipe.weights)) if recipe.weights else None,
+        "weights_sha256": weights_sha256(recipe.weights),
         "data": dataset.name,
         "data_source": dataset.source,
         "data_sha256": dataset.sha256,
@@ -135,8 +136,11 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str)
     }
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+def weights_sha256(weights: str) -> str | None:
+    """SHA-256 of the file that pretrained weights came from; None where the hub or nothing gave them."""
+    if not weights:
+        return None
+    path = packaged_weights() if weights == PACKAGED else Path(weights)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
