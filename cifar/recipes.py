@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "plateau", "cosine", "linear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "crop_mode": ("zero", "reflect"),
+    "pool": ("", "token", "avg"),
 }
 
 
@@ -33,6 +34,7 @@ class Recipe:
         weights: for pretrained models: a file of weights; empty asks the hub.
         train_blocks: for pretrained models: train only the last so many blocks and the head; 0 only the head, -1 all.
         image_size: for pretrained models: pixels a side that the images are resized to; 0 is what the weights expect.
+        pool: for pretrained transformers: "token" (class token) or "avg" (all tokens) into the head; "" as pretrained.
         dropout: probability of dropping an activation, in models that have dropout.
         drop_path: greatest probability of skipping a residual block, in the transformers.
         epochs: passes over the training images.
@@ -42,6 +44,7 @@ class Recipe:
         momentum, nesterov: of sgd.
         weight_decay: of weights; biases and normalisation parameters have it too unless `decay_all` is false.
         decay_all: whether one-dimensional parameters (biases, scales) decay as well.
+        layer_decay: for pretrained models: each block's rate is this times that of the block above it; 1 is one rate.
         schedule: constant; plateau (cut when validation accuracy stalls); cosine or linear, to zero, step by step.
         warmup_epochs: epochs of linear rise from zero, before constant, cosine and linear; plateau has none.
         plateau_factor, plateau_patience, plateau_threshold: of plateau, as in torch's ReduceLROnPlateau (mode max).
@@ -64,6 +67,7 @@ class Recipe:
     model_name: str = ""
     weights: str = ""
     image_size: int = 0
+    pool: str = ""
     train_blocks: int = -1
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -75,6 +79,7 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 0.0
     decay_all: bool = True
+    layer_decay: float = 1.0
     schedule: str = "constant"
     warmup_epochs: float = 0.0
     plateau_factor: float = 0.1
@@ -123,6 +128,7 @@ def check_recipe(recipe: Recipe) -> None:
         demand(getattr(recipe, name) >= 0, name, "0 or more")
     for name in ("momentum", "dropout", "drop_path", "label_smoothing", "ema_decay", "validation_fraction"):
         demand(0 <= getattr(recipe, name) < 1, name, "at least 0 and less than 1")
+    demand(0 < recipe.layer_decay <= 1, "layer_decay", "greater than 0 and at most 1")
     demand(0 <= recipe.flip <= 1, "flip", "a probability from 0 to 1")
     demand(0 < recipe.plateau_factor < 1, "plateau_factor", "between 0 and 1")
     demand(0 <= recipe.crop_padding <= 16, "crop_padding", "from 0 to 16 pixels")

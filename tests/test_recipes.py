@@ -40,6 +40,7 @@ SPECIAL = {
     "schedule": "linear",
     "precision": "bf16",
     "crop_mode": "reflect",
+    "pool": "avg",
     "num_folds": "3",
     "fold": "0",
 }

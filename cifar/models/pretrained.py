@@ -55,8 +55,8 @@ class Pretrained(nn.Module):
 
 
 def previt(
-    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, dropout: float = 0.0, drop_path: float = 0.0,
-    pretrained: bool = True,
+    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, pool: str = "", dropout: float = 0.0,
+    drop_path: float = 0.0, pretrained: bool = True,
 ) -> Pretrained:  # fmt: skip
     """A pretrained vision transformer of timm, ViT-B/16 unless named; arguments and errors as of `build_timm`.
 
@@ -66,14 +66,14 @@ def previt(
         model_name = PACKAGED_MODEL if model_name == PREVIT else model_name
         weights = str(packaged_weights()) if pretrained else weights
     return build_timm(
-        model_name, weights=weights, pretrained=pretrained, image_size=image_size, dropout=dropout, drop_path=drop_path,
-        size_of_weights=True,
+        model_name, weights=weights, pretrained=pretrained, image_size=image_size, pool=pool, dropout=dropout,
+        drop_path=drop_path, size_of_weights=True,
     )  # fmt: skip
 
 
 def build_timm(
-    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, dropout: float = 0.0,
-    drop_path: float = 0.0, size_of_weights: bool,
+    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, pool: str = "",
+    dropout: float = 0.0, drop_path: float = 0.0, size_of_weights: bool,
 ) -> Pretrained:  # fmt: skip
     """A network of timm with a new 10-way head.
 
@@ -82,6 +82,7 @@ def build_timm(
         weights: a file (.safetensors or a state dict) to load instead of what the hub has.
         pretrained: whether to load weights at all; not when those of a run follow.
         image_size: pixels a side that the network is fed; positions are interpolated. 0 is what the weights expect.
+        pool: how tokens become features, "token" (the class token) or "avg"; "" as the network was pretrained.
         dropout, drop_path: rates that timm's network takes, if it does.
         size_of_weights: whether the network is made for pretrained weights: fed at their size with their statistics.
             Otherwise it is fed the 32×32 pixels themselves where its architecture takes them, with CIFAR-10's.
@@ -90,7 +91,7 @@ def build_timm(
         InputError: no such network, an argument it does not take, or weights of another network.
         WorldError: the hub cannot be reached, or the file cannot be read.
     """
-    net = create(name, image_size=image_size, dropout=dropout, drop_path=drop_path)
+    net = create(name, image_size=image_size, pool=pool, dropout=dropout, drop_path=drop_path)
     config = net.pretrained_cfg
     own_size = int(config["input_size"][-1])
     if size_of_weights:
@@ -105,7 +106,7 @@ def build_timm(
     return Pretrained(net, image_size=size, normalise=normalise)
 
 
-def create(name: str, *, image_size: int, dropout: float, drop_path: float) -> Any:
+def create(name: str, *, image_size: int, pool: str, dropout: float, drop_path: float) -> Any:
     """timm's network, randomly initialised, with a 10-way head and positions for that image size."""
     repair_torchvision()
     import timm
@@ -120,6 +121,9 @@ def create(name: str, *, image_size: int, dropout: float, drop_path: float) -> A
     options: dict[str, Any] = {}
     if image_size and config is not None and config.fixed_input_size:
         options["img_size"] = image_size
+    if pool:
+        # Normalised before pooling, as the weights were trained; timm would otherwise move the layer behind a mean.
+        options |= {"global_pool": pool, "fc_norm": False}
     if dropout:
         options["drop_rate"] = dropout
     if drop_path:

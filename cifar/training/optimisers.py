@@ -1,18 +1,26 @@
 """Optimisers, by the recipe. Torch's fused kernels do one pass over memory; they exist on the CPU and on CUDA."""
 
+from typing import Any
+
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from cifar.errors import InputError
+from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe
 
 
 def build_optimiser(recipe: Recipe, model: nn.Module) -> Optimizer:
     """The recipe's optimiser over the trainable parameters of a model that is already on its device."""
-    groups = parameter_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
+    if recipe.layer_decay < 1:
+        groups = layered_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
+    else:
+        groups = parameter_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
     device = next(model.parameters()).device.type
     fused = device in ("cpu", "cuda")
     for group in groups:
-        group["initial_lr"] = recipe.lr  # the loop scales this by the schedule
+        # The loop scales the initial rate by the schedule.
+        group["lr"] = group["initial_lr"] = recipe.lr * float(group.pop("lr_scale", 1.0))  # type: ignore[arg-type]
     if recipe.optimiser == "sgd":
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
     if recipe.optimiser == "adam":
@@ -28,3 +36,27 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_all: bool) 
     spared = [parameter for parameter in parameters if not (decay_all or parameter.ndim > 1)]
     groups: list[dict[str, object]] = [{"params": decays, "weight_decay": weight_decay}]
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+
+
+def layered_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, object]]:
+    """Parameters of a timm network by depth, with "lr_scale" falling from 1 at the head (Clark et al. 2020, ELECTRA).
+
+    Biases, scales and positions do not decay. What is frozen is left out.
+
+    Raises:
+        InputError: the network is none of timm's.
+    """
+    if not isinstance(model, Pretrained):
+        raise InputError(
+            f"layer_decay is {layer_decay}, but only previt and timm:NAME know their layers: leave it out."
+        )
+    from timm.optim import param_groups_layer_decay
+
+    network: Any = model.network
+    groups = param_groups_layer_decay(
+        network,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        no_weight_decay_list=network.no_weight_decay() if hasattr(network, "no_weight_decay") else (),
+    )
+    return [{key: group[key] for key in ("params", "weight_decay", "lr_scale")} for group in groups]

@@ -4,6 +4,8 @@ import math
 import pytest
 import torch
 
+from cifar.errors import InputError
+from cifar.models import build_model
 from cifar.recipes import Recipe, recipe_for
 from cifar.training.optimisers import build_optimiser, parameter_groups
 from cifar.training.schedules import lr_factor, plateau
@@ -70,6 +72,28 @@ def test_fused_optimisers_step_as_torchs_plain_ones(optimiser: str, decay_all: b
             stepper.step()
     torch.testing.assert_close(model.weight, twin.weight)
     torch.testing.assert_close(model.bias, twin.bias)
+
+
+def test_rates_fall_from_the_head_down() -> None:
+    recipe = dataclasses.replace(
+        recipe_for("previt"), model_name="test_vit", image_size=32, lr=0.1, layer_decay=0.5, weight_decay=0.3
+    )
+    model = build_model(recipe, pretrained=False)
+    optimiser = build_optimiser(recipe, model)
+    rates = {id(one): group["lr"] for group in optimiser.param_groups for one in group["params"]}
+    named = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert len(rates) == len(named)
+    depth = max(int(name.split(".")[2]) for name in named if ".blocks." in name) + 1
+    assert named["network.head.weight"] == 0.1
+    assert named["network.norm.weight"] == 0.05  # timm counts the last norm to the last block
+    for block in range(depth):
+        assert named[f"network.blocks.{block}.mlp.fc1.weight"] == pytest.approx(0.1 * 0.5 ** (depth - block))
+    assert named["network.patch_embed.proj.weight"] == pytest.approx(0.1 * 0.5 ** (depth + 1))
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {0.0, 0.3}
+    plain = build_optimiser(dataclasses.replace(recipe, layer_decay=1.0), model)
+    assert {group["lr"] for group in plain.param_groups} == {0.1}
+    with pytest.raises(InputError, match="previt and timm"):
+        build_optimiser(dataclasses.replace(RECIPE, layer_decay=0.5), build_model(RECIPE))
 
 
 def test_frozen_parameters_are_left_out() -> None:
