@@ -24,7 +24,7 @@ TINY = "vit_tiny_patch16_224"
 
 def tiny(size: int = 32) -> nn.Module:
     torch.manual_seed(0)
-    return create(TINY, image_size=size, dropout=0, drop_path=0)
+    return create(TINY, image_size=size, pool="", dropout=0, drop_path=0)
 
 
 def images(num: int = 2) -> torch.Tensor:
