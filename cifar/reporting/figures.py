@@ -39,6 +39,11 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, *, title: str, 
     save(curves_figure(rows, title=title, note=note), path)
 
 
+def draw_runs(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path, *, title: str, note: str = "") -> None:
+    """The curves of several runs on one page, a run a row under its name, as a PNG; arguments as of `draw_curves`."""
+    save(runs_figure(runs, title=title, note=note), path)
+
+
 def draw_confusion(confusion: Sequence[Sequence[int]], path: Path, *, title: str, note: str = "") -> None:
     """Counts [10][10] of label (rows) against prediction (columns), shaded by share of the row, as a PNG."""
     save(confusion_figure(confusion, title=title, note=note), path)
@@ -69,10 +74,26 @@ def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure
 
 def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "") -> "Figure":
     """See `draw_curves`."""
+    figure = new_figure(12.6, 4.4 + 0.3 * bool(note), title=title, note=note)
+    draw_run(figure.subplots(1, 3, sharex=True), rows)
+    return figure
+
+
+def runs_figure(runs: Mapping[str, Sequence[Mapping[str, float]]], *, title: str, note: str = "") -> "Figure":
+    """See `draw_runs`."""
+    figure = new_figure(12.6, 0.6 + 3.9 * len(runs) + 0.3 * bool(note), title=title, note=note)
+    parts = figure.subfigures(len(runs), 1, squeeze=False)
+    for part, (name, rows) in zip(parts[:, 0], runs.items(), strict=True):
+        part.suptitle(name, fontsize=12, parse_math=False)
+        draw_run(part.subplots(1, 3, sharex=True), rows)
+    return figure
+
+
+def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]]) -> None:
+    """Draw a run's losses, accuracies and learning rate over epochs on three axes."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(12.6, 4.4 + 0.3 * bool(note), title=title, note=note)
-    panels = losses, accuracies, rates = figure.subplots(1, 3, sharex=True)
+    losses, accuracies, rates = panels
     epochs = column(rows, "epoch")
     marker = "o" if len(rows) <= 30 else ""  # one epoch is no line
     for axes, quantity, unit, scale in ((losses, "loss", "nats", 1), (accuracies, "accuracy", "%", 100)):
@@ -91,7 +112,6 @@ def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str 
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def column(rows: Sequence[Mapping[str, float]], key: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

@@ -23,6 +23,7 @@ from cifar.reporting.figures import (
     draw_confusion,
     draw_contact_sheet,
     draw_curves,
+    runs_figure,
 )
 
 TITLE, NOTE = "resnet20: $costs$ a_b", "sample of CIFAR-10: not a result"
@@ -174,3 +175,20 @@ def test_the_sheet_is_in_the_file_dot_for_dot(tmp_path: Path) -> None:
         pixels = np.asarray(picture.convert("RGB"))
     height, width = sheet.shape[:2]
     assert np.array_equal(pixels[80 : 80 + height, 170 : 170 + width], sheet)
+
+
+def test_several_runs_share_a_page() -> None:
+    rows = [
+        {
+            "epoch": epoch, "learning_rate": 0.1, "train_loss": 2 / epoch, "train_accuracy": 0.1 * epoch,
+            "validation_loss": 2.1 / epoch, "validation_accuracy": 0.09 * epoch,
+        }
+        for epoch in (1, 2, 3)
+    ]  # fmt: skip
+    for num_runs in (1, 2, 3):
+        runs = {f"run {number}": rows[: number + 1] for number in range(num_runs)}
+        figure = runs_figure(runs, title="all of them")
+        assert [part.get_suptitle() for part in figure.subfigs] == list(runs)
+        assert len(figure.axes) == 3 * num_runs
+        lengths = [len(axes.lines[0].get_xdata()) for axes in figure.axes[::3]]  # type: ignore[arg-type]
+        assert lengths == list(range(1, num_runs + 1))
