@@ -95,7 +95,7 @@ def train(
     torch.set_flush_denormal(True)  # denormals slow trained convolutions 20 to 50 times (pytorch#19651)
     fabric = Fabric(accelerator=device, devices=1, precision=precision)
     torch.manual_seed(recipe.seed)  # weights and dropout: the one place of hidden randomness
-    state = new_state(recipe, training, device=fabric.device)
+    state = new_state(recipe, training, fabric=fabric)
     if resume:
         restore_state(state, folder)
     model, optimiser = fabric.setup(trainable_end(state.model, recipe.train_blocks), state.optimiser)
@@ -162,19 +162,19 @@ def train(
     return state
 
 
-def new_state(recipe: Recipe, training: Split, *, device: torch.device) -> State:
+def new_state(recipe: Recipe, training: Split, *, fabric: Fabric) -> State:
     """Before the first step: a network fitted to the statistics of its training images, with its optimiser."""
     model = build_model(recipe)
     freeze(model, recipe.train_blocks)
     if recipe.train_blocks < 0:
         prepare_model(model, training.images)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = build_optimiser(recipe, model)
     average = None
     if recipe.ema_decay:
         average = AveragedModel(model, multi_avg_fn=warmed_average(recipe.ema_decay), use_buffers=True)
     generator = Generator().manual_seed(recipe.seed)
-    return State(model, optimiser, plateau(recipe, optimiser), average, generator)
+    return State(model, optimiser, plateau(recipe, optimiser), average, fabric.strategy.precision, generator)
 
 
 def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

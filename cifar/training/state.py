@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import Precision
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -20,6 +21,7 @@ class State:
     """A training between two steps. The loop changes it in place.
 
     Attributes:
+        precision: Fabric's, which holds the loss scale of fp16.
         epoch: epochs completed; step: steps completed in the epoch that runs.
         order: int64 [N], the order of the images in the epoch that runs.
         totals: [3]: sum of losses, correct predictions, images of the epoch that runs.
@@ -33,6 +35,7 @@ class State:
     optimiser: Optimizer
     plateau: ReduceLROnPlateau | None
     average: AveragedModel | None
+    precision: Precision
     generator: Generator
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     totals: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
@@ -68,6 +71,7 @@ def save_state(state: State, folder: Path) -> None:
         "optimiser": state.optimiser.state_dict(),
         "plateau": state.plateau.state_dict() if state.plateau else None,
         "average": state.average.state_dict() if state.average else None,
+        "precision": state.precision.state_dict(),
         "generator": state.generator.get_state(),
         "dropout_cpu": torch.get_rng_state(),
         "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -79,21 +83,28 @@ def restore_state(state: State, folder: Path) -> None:
     """Bring a freshly built state to where last.ckpt was written.
 
     Raises:
-        WorldError: there is no checkpoint, it is damaged, or it is of another recipe.
+        WorldError: there is no checkpoint, it is damaged, or it is of another recipe or version.
     """
     path = folder / CHECKPOINT
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-        state.model.load_state_dict(values["model"])
-        state.optimiser.load_state_dict(values["optimiser"])
+        take_over(state, torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise WorldError(f"{folder} holds no {CHECKPOINT} to resume from: train anew with --overwrite.") from None
     except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
-        raise WorldError(f"{path} is damaged or of another recipe ({type(error).__name__}): train anew.") from None
+        raise WorldError(
+            f"{path} is damaged, or of another recipe or version ({type(error).__name__}): train anew with --overwrite."
+        ) from None
+
+
+def take_over(state: State, values: dict[str, Any]) -> None:
+    """Set a state to the values of a checkpoint."""
+    state.model.load_state_dict(values["model"])
+    state.optimiser.load_state_dict(values["optimiser"])
     if state.plateau:
         state.plateau.load_state_dict(values["plateau"])
     if state.average:
         state.average.load_state_dict(values["average"])
+    state.precision.load_state_dict(values["precision"])
     state.generator.set_state(values["generator"])
     torch.set_rng_state(values["dropout_cpu"])
     if torch.cuda.is_available() and values["dropout_cuda"]:
