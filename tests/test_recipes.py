@@ -17,7 +17,7 @@ def test_every_recipe_survives_its_file(name: str, tmp_path: Path) -> None:
 
 def test_scope_figures() -> None:
     cnn, resnet, previt, plain = (recipe_for(name) for name in ("cnn", "resnet", "previt", "vit-plain"))
-    assert (cnn.epochs, cnn.batch_size, cnn.optimiser, cnn.lr, cnn.weight_decay) == (20, 128, "adam", 1e-4, 0.01)
+    assert (cnn.epochs, cnn.batch_size, cnn.optimiser, cnn.lr, cnn.weight_decay) == (20, 128, "adamw", 1e-4, 0.01)
     assert (resnet.epochs, resnet.batch_size, resnet.optimiser, resnet.lr) == (50, 128, "sgd", 0.1)
     assert (resnet.momentum, resnet.nesterov, resnet.weight_decay, resnet.schedule) == (0.9, True, 5e-4, "plateau")
     assert (resnet.plateau_factor, resnet.plateau_patience, resnet.plateau_threshold) == (0.1, 3, 1e-3)
