@@ -44,13 +44,14 @@ SPECIAL = {
     "num_folds": "3",
     "fold": "0",
 }
+TOGETHER = {"early_image_size": ["early_epochs=2"], "early_epochs": ["early_image_size=32"]}
 
 
 @pytest.mark.parametrize("name", field_types())
 def test_every_field_can_be_set(name: str) -> None:
     kind = field_types()[name].__name__
     text = SPECIAL.get(name, VALUES[kind])
-    value = getattr(with_settings(recipe_for("cnn"), [f"{name}={text}"]), name)
+    value = getattr(with_settings(recipe_for("cnn"), [f"{name}={text}", *TOGETHER.get(name, [])]), name)
     assert str(value).lower() == text
 
 

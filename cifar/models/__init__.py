@@ -47,6 +47,7 @@ OPTIONS: dict[str, object] = {
     "model_name": "",
     "weights": "",
     "image_size": 0,
+    "early_image_size": 0,
     "pool": "",
     "dropout": 0.0,
     "drop_path": 0.0,

@@ -1,13 +1,9 @@
 """Networks of timm (Wightman 2019) with a new 10-way head, pretrained or not, behind the contract of every other model.
 
 The resize from 32×32 to what the weights expect and the normalisation by their statistics happen inside the network.
-Weights come from the hub by timm's own loader, from the hub's cache on this disk, or from a file, never executed.
 """
 
 import importlib
-import pickle
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.errors import InputError, WorldError
+from cifar.errors import InputError
 from cifar.models.layers import Normalise
-from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights, read_onnx
+from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights
 from cifar.models.repair import repair_torchvision
+from cifar.models.weights import first_line, hub_weights, read_weights
 
 PREVIT = "vit_base_patch16_224.augreg_in21k"  # ImageNet-21k, 85.8 million parameters, 35 GFLOP an image
-HUB_SECONDS = 8.0  # to answer, name resolution included
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 
 
 class Pretrained(nn.Module):
@@ -31,12 +26,15 @@ class Pretrained(nn.Module):
     Args:
         network: takes normalised images, gives logits.
         image_size: pixels a side that it is fed.
+        early_image_size: pixels a side that it is fed while `early` is set; 0 is the same.
         normalise: with the statistics that its weights were trained with.
     """
 
-    def __init__(self, network: nn.Module, *, image_size: int, normalise: Normalise) -> None:
+    def __init__(self, network: nn.Module, *, image_size: int, normalise: Normalise, early_image_size: int = 0) -> None:
         super().__init__()
         self.image_size = image_size
+        self.early_image_size = early_image_size
+        self.early = False
         self.normalise = normalise
         self.network = network
 
@@ -46,17 +44,24 @@ class Pretrained(nn.Module):
 
     def enlarge(self, images: Tensor) -> Tensor:
         """What the network of timm is fed: resized and normalised, [N, 3, image_size, image_size]."""
-        if images.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode="bicubic", antialias=True)  # [N, 3, size, size]
+        size = (self.early and self.early_image_size) or self.image_size
+        if images.shape[-1] != size:
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)  # [N, 3, size, size]
             images = images.clamp(0, 1)  # bicubic overshoots at edges; an 8-bit image could not
         enlarged: Tensor = self.normalise(images)
         return enlarged
 
 
+def feed_early(model: nn.Module, early: bool) -> None:
+    """Feed the pretrained network in a module images of its early size, or again of its own."""
+    for module in model.modules():
+        if isinstance(module, Pretrained):
+            module.early = early
+
+
 def previt(
-    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, pool: str = "", dropout: float = 0.0,
-    drop_path: float = 0.0, pretrained: bool = True,
+    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, early_image_size: int = 0, pool: str = "",
+    dropout: float = 0.0, drop_path: float = 0.0, pretrained: bool = True,
 ) -> Pretrained:  # fmt: skip
     """A pretrained vision transformer of timm, ViT-B/16 unless named; arguments and errors as of `build_timm`.
 
@@ -66,14 +71,14 @@ def previt(
         model_name = PACKAGED_MODEL if model_name == PREVIT else model_name
         weights = str(packaged_weights()) if pretrained else weights
     return build_timm(
-        model_name, weights=weights, pretrained=pretrained, image_size=image_size, pool=pool, dropout=dropout,
-        drop_path=drop_path, size_of_weights=True,
+        model_name, weights=weights, pretrained=pretrained, image_size=image_size, early_image_size=early_image_size,
+        pool=pool, dropout=dropout, drop_path=drop_path, size_of_weights=True,
     )  # fmt: skip
 
 
 def build_timm(
-    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, pool: str = "",
-    dropout: float = 0.0, drop_path: float = 0.0, size_of_weights: bool,
+    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, early_image_size: int = 0,
+    pool: str = "", dropout: float = 0.0, drop_path: float = 0.0, size_of_weights: bool,
 ) -> Pretrained:  # fmt: skip
     """A network of timm with a new 10-way head.
 
@@ -82,6 +87,7 @@ def build_timm(
         weights: a file (.safetensors or a state dict) to load instead of what the hub has.
         pretrained: whether to load weights at all; not when those of a run follow.
         image_size: pixels a side that the network is fed; positions are interpolated. 0 is what the weights expect.
+        early_image_size: the same for the first epochs, where fewer pixels do (see `Pretrained`); 0 is none.
         pool: how tokens become features, "token" (the class token) or "avg"; "" as the network was pretrained.
         dropout, drop_path: rates that timm's network takes, if it does.
         size_of_weights: whether the network is made for pretrained weights: fed at their size with their statistics.
@@ -91,7 +97,9 @@ def build_timm(
         InputError: no such network, an argument it does not take, or weights of another network.
         WorldError: the hub cannot be reached, or the file cannot be read.
     """
-    net = create(name, image_size=image_size, pool=pool, dropout=dropout, drop_path=drop_path)
+    net = create(
+        name, image_size=image_size, early_image_size=early_image_size, pool=pool, dropout=dropout, drop_path=drop_path
+    )
     config = net.pretrained_cfg
     own_size = int(config["input_size"][-1])
     if size_of_weights:
@@ -103,11 +111,17 @@ def build_timm(
     if pretrained:
         state = read_weights(Path(weights)) if weights else hub_weights(name, config)
         fill(net, state, origin=weights or config["hf_hub_id"])
-    return Pretrained(net, image_size=size, normalise=normalise)
+    return Pretrained(net, image_size=size, early_image_size=early_image_size, normalise=normalise)
 
 
-def create(name: str, *, image_size: int, pool: str, dropout: float, drop_path: float) -> Any:
-    """timm's network, randomly initialised, with a 10-way head and positions for that image size."""
+def create(
+    name: str, *, image_size: int = 0, early_image_size: int = 0, pool: str = "", dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Any:  # fmt: skip
+    """timm's network, randomly initialised, with a 10-way head and positions for that image size.
+
+    With an early size, its positions are interpolated to whatever size it is fed.
+    """
     repair_torchvision()
     import timm
 
@@ -121,6 +135,8 @@ def create(name: str, *, image_size: int, pool: str, dropout: float, drop_path: 
     options: dict[str, Any] = {}
     if image_size and config is not None and config.fixed_input_size:
         options["img_size"] = image_size
+    if early_image_size:
+        options["dynamic_img_size"] = True
     if pool:
         # Normalised before pooling, as the weights were trained; timm would otherwise move the layer behind a mean.
         options |= {"global_pool": pool, "fc_norm": False}
@@ -135,12 +151,13 @@ def create(name: str, *, image_size: int, pool: str, dropout: float, drop_path: 
     except RuntimeError as error:
         raise InputError(f"timm cannot make {name}: {error}") from None
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", (1, 1))[0]
-    if image_size % patch:
-        smaller = image_size // patch * patch
-        choices = [str(size) for size in (smaller, smaller + patch) if size]
-        raise InputError(
-            f"image_size is {image_size}: patches of {name} are {patch} pixels, so choose {' or '.join(choices)}."
-        )
+    for field, size in (("image_size", image_size), ("early_image_size", early_image_size)):
+        if size % patch:
+            smaller = size // patch * patch
+            choices = [str(size) for size in (smaller, smaller + patch) if size]
+            raise InputError(
+                f"{field} is {size}: patches of {name} are {patch} pixels, so choose {' or '.join(choices)}."
+            )
     return net
 
 
@@ -214,112 +231,3 @@ def head_names(net: Any) -> tuple[str, ...]:
     """What the names of the head's tensors start with."""
     classifier = net.pretrained_cfg["classifier"]
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message, or its kind where it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights (safetensors, a state dict or ONNX), by name, without the prefixes of wrappers.
-
-    Raises:
-        InputError: the file holds something else.
-        WorldError: the file is missing, damaged, or would execute code.
-    """
-    from safetensors.torch import load_file
-
-    if path.suffix == ".onnx":
-        return read_onnx(path)
-    try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WorldError(f"{path} does not exist: name a file of weights with --weights.") from None
-    except pickle.UnpicklingError:
-        what = "is damaged, or would execute code when loaded, so it was not"
-        raise WorldError(f"{path} {what}: save a plain state dict or safetensors.") from None
-    except Exception as error:  # damage shows as almost anything
-        raise WorldError(
-            f"{path} cannot be read ({first_line(error)}): fetch it again, or name another file."
-        ) from None
-    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"{path} holds no weights: it must be a dictionary of tensors by name.")
-    return {without_prefixes(str(key)): value for key, value in loaded.items()}
-
-
-def without_prefixes(key: str) -> str:
-    """The name of a tensor as the bare network has it."""
-    while key.startswith(PREFIXES):
-        key = key.partition(".")[2]
-    return key
-
-
-def hub_weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Pretrained weights from the hub's cache on this disk, or fetched from the hub by timm's own loader.
-
-    The hub is asked first, for at most 8 seconds: without a network the loader alone takes minutes to give up.
-    HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are respected, as they were when Python started.
-
-    Raises:
-        InputError: timm knows no weights of this network on the hub.
-        WorldError: the hub cannot be reached, is not to be asked, or refuses.
-    """
-    if not config.get("hf_hub_id"):
-        raise InputError(f"timm names no weights on the hub for {name}: give a file with --weights.")
-    if found := cached_file(config):
-        return read_weights(found)
-    import timm
-    from huggingface_hub import constants
-
-    remedy = "connect, name a file with --weights FILE, or set HF_HOME to a cache that holds them"
-    if constants.HF_HUB_OFFLINE:
-        raise WorldError(f"The weights of {name} are not in the cache and HF_HUB_OFFLINE is set: {remedy}.")
-    if reason := ask_hub(constants.ENDPOINT):
-        raise WorldError(f"The weights of {name} cannot be had from {constants.ENDPOINT} ({reason}): {remedy}.")
-    try:
-        state: dict[str, Tensor] = timm.models.load_state_dict_from_hf(*hub_location(config))
-    except Exception as error:  # of the hub's client, of its transport, of the disk
-        raise WorldError(f"The weights of {name} could not be fetched ({first_line(error)}): {remedy}.") from None
-    return state
-
-
-def hub_location(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Repository (with "@revision" behind it if not the newest) and file name, as timm's loader takes them."""
-    return config["hf_hub_id"], config.get("hf_hub_filename") or "pytorch_model.bin"
-
-
-def cached_file(config: Mapping[str, Any]) -> Path | None:
-    """The weights in the hub's cache on this disk, if they are there; safetensors preferred, as timm does."""
-    from huggingface_hub import try_to_load_from_cache
-
-    location, filename = hub_location(config)
-    repository, _, revision = location.partition("@")
-    for candidate in (Path(filename).with_suffix(".safetensors").name, "model.safetensors", filename):
-        found = try_to_load_from_cache(repository, candidate, revision=revision or None)
-        if isinstance(found, str):
-            return Path(found)
-    return None
-
-
-def ask_hub(endpoint: str) -> str:
-    """Why the hub cannot be had, or "" where it answers; in `HUB_SECONDS`, however long a name takes to resolve."""
-    import requests
-
-    reasons: list[str] = []
-
-    def ask() -> None:
-        try:
-            status = requests.head(endpoint, timeout=HUB_SECONDS / 2, allow_redirects=False).status_code
-            reasons.append(f"it answers with status {status}" if status >= 500 else "")
-        except requests.RequestException as error:
-            reasons.append(f"no connection: {type(error).__name__}")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_SECONDS)
-    return reasons[0] if reasons else f"no answer in {HUB_SECONDS:.0f} seconds"

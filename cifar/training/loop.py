@@ -29,6 +29,7 @@ from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_precision
 from cifar.models import build_model, prepare_model
 from cifar.models.frozen import freeze, trainable_end
+from cifar.models.pretrained import feed_early
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
@@ -107,6 +108,10 @@ def train(
         if state.step == 0:
             state.order = draw_order(len(training), generator=state.generator)
             state.totals = torch.zeros(3, dtype=torch.float64)
+            if state.epoch == recipe.early_epochs:
+                state.best_accuracy = -1.0  # those of smaller images do not compete with what is saved from here on
+        for network in (state.model, best_candidate(state)):
+            feed_early(network, state.epoch < recipe.early_epochs)
         # Only ever added to, whenever it is looked at: the sums are the same bit for bit. mps has no float64.
         state.totals = state.totals.to(fabric.device, torch.float32 if device == "mps" else torch.float64)
         model.train()

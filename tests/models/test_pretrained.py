@@ -2,9 +2,7 @@
 
 import os
 import pickle
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cifar.errors import InputError, WorldError
-from cifar.models import build_model, pretrained
-from cifar.models.pretrained import Pretrained, ask_hub, build_timm, create, previt, read_weights
+from cifar.models import build_model
+from cifar.models.pretrained import Pretrained, build_timm, create, feed_early, previt
 from cifar.models.repair import repair_torchvision
+from cifar.models.weights import read_weights
 from cifar.recipes import Recipe, recipe_for, with_settings
 
 TINY = "vit_tiny_patch16_224"
@@ -24,7 +23,7 @@ TINY = "vit_tiny_patch16_224"
 
 def tiny(size: int = 32) -> nn.Module:
     torch.manual_seed(0)
-    return create(TINY, image_size=size, pool="", dropout=0, drop_path=0)
+    return create(TINY, image_size=size)
 
 
 def images(num: int = 2) -> torch.Tensor:
@@ -85,6 +84,29 @@ def test_positions_are_interpolated_and_stay_as_they_are_at_their_own_size(tmp_p
     expected = F.interpolate(grid, 6, mode="bicubic", antialias=True).permute(0, 2, 3, 1).reshape(1, 36, 192)
     torch.testing.assert_close(other.network.pos_embed[:, 1:], expected)
     assert torch.equal(other.network.pos_embed[:, :1], net.pos_embed[:, :1])
+
+
+def test_early_images_are_smaller_and_share_the_positions(weights: Path) -> None:
+    """Fed its early size, the network is one of that size whose positions are interpolated from the later ones."""
+    sizes = {"image_size": 64, "early_image_size": 32}
+    torch.manual_seed(0)  # of the head
+    plain = previt(model_name=TINY, weights=str(weights), image_size=64).eval()
+    torch.manual_seed(0)
+    model = previt(model_name=TINY, weights=str(weights), **sizes).eval()
+    small = create(TINY, image_size=32).eval()
+    state = plain.network.state_dict()
+    grid = state["pos_embed"][:, 1:].view(1, 4, 4, 192).permute(0, 3, 1, 2)
+    coarse = F.interpolate(grid, 2, mode="bicubic", antialias=True).permute(0, 2, 3, 1).reshape(1, 4, 192)
+    small.load_state_dict(state | {"pos_embed": torch.cat([state["pos_embed"][:, :1], coarse], dim=1)})
+    with torch.no_grad():
+        torch.testing.assert_close(model(images()), plain(images()))
+        feed_early(nn.Sequential(model), True)
+        assert model.enlarge(images()).shape == (2, 3, 32, 32)
+        torch.testing.assert_close(model(images()), small((images() - 0.5) / 0.5))
+        feed_early(nn.Sequential(model), False)
+        torch.testing.assert_close(model(images()), plain(images()))
+    with pytest.raises(InputError, match=r"early_image_size is 40: .* choose 32 or 48"):
+        previt(model_name=TINY, weights=str(weights), image_size=64, early_image_size=40)
 
 
 def test_a_network_without_weights_has_the_shape_of_one_with(weights: Path) -> None:
@@ -159,57 +181,6 @@ def test_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path: Path) -> Non
         with pytest.raises(WorldError, match="would execute code"):
             read_weights(tmp_path / name)
         assert not target.exists()
-
-
-def test_without_a_hub_one_sentence_says_what_to_do_in_time(tmp_path: Path) -> None:
-    code = "from cifar.models.pretrained import previt; previt()"
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
-    assert time.monotonic() - start < 30  # of which imports and the network's random weights take most
-    sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.startswith(
-        "cifar.errors.WorldError: The weights of vit_base_patch16_224.augreg_in21k cannot be had"
-    )
-    assert "--weights FILE" in sentence
-    assert "HF_HOME" in sentence
-
-
-def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.4)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        start = time.monotonic()
-        reason = ask_hub(f"http://127.0.0.1:{server.getsockname()[1]}")
-        assert reason.startswith("no ")
-        assert time.monotonic() - start < 2
-
-
-def test_offline_mode_asks_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained, "ask_hub", lambda _: pytest.fail("the hub was asked"))
-    with pytest.raises(WorldError, match="HF_HUB_OFFLINE is set: connect, name a file"):
-        previt(model_name=TINY, image_size=32)
-
-
-def test_weights_in_the_cache_need_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(pretrained, "ask_hub", lambda _: pytest.fail("the hub was asked"))
-    net = tiny(224)
-    repository = tmp_path / f"models--{net.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
-    (repository / "snapshots" / "abc").mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
-    save_file(net.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
-    torch.manual_seed(9)
-    model = previt(model_name=TINY)
-    assert torch.equal(model.network.blocks[0].attn.qkv.weight, net.blocks[0].attn.qkv.weight)
 
 
 def test_timm_networks_start_at_32_pixels_where_they_can() -> None:

@@ -13,7 +13,8 @@ from cifar.data.batches import draw_order, to_pixels
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import WorldError
 from cifar.models import build_model, prepare_model
-from cifar.recipes import Recipe, recipe_for
+from cifar.models.pretrained import Pretrained
+from cifar.recipes import Recipe, recipe_for, with_settings
 from cifar.runs import read_json, read_metrics
 from cifar.training.loop import Tick, augment, mixed_loss, train, warmed_average
 from cifar.training.run import run_training, training_images
@@ -73,6 +74,33 @@ def test_a_resumed_run_equals_an_unbroken_one(
     timed = ("seconds", "images_per_second")
     for first, second in zip(whole.rows, resumed.rows, strict=True):
         assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+
+
+def test_early_epochs_have_smaller_images(
+    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of the average that is validated; best is what the full size finds best; a resume changes nothing."""
+    recipe = with_settings(
+        recipe_for("timm:vit_tiny_patch16_224"),
+        ["image_size=32", "early_image_size=16", "early_epochs=2", "epochs=3", "batch_size=100", "ema_decay=0.5"],
+    )
+    sizes: list[int] = []
+    enlarge = Pretrained.enlarge
+
+    def spy(self: Pretrained, images: torch.Tensor) -> torch.Tensor:
+        enlarged = enlarge(self, images)
+        sizes.append(enlarged.shape[-1])
+        return enlarged
+
+    monkeypatch.setattr(Pretrained, "enlarge", spy)
+    whole = run(recipe, few, tmp_path / "whole")
+    trial, *fed = sizes  # two images when a network is built
+    assert trial == 32
+    assert fed == [16, 16, 16] * 2 + [32, 32, 32]  # two steps and a validation an epoch
+    assert whole.best_epoch == 3
+    run(recipe, few, tmp_path / "broken", stop_after=5)
+    run(recipe, few, tmp_path / "broken", resume=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
 
 
 def test_plateau_and_patience_survive_a_resume(few: tuple[Split, Split], tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Where pretrained weights come from: a file, the hub's cache on this disk, or the hub by timm's own loader.
+
+Nothing that is read is ever executed, and what the hub's large-file store holds is verified by its SHA-256.
+"""
+
+import hashlib
+import pickle
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifar.errors import InputError, WorldError
+from cifar.models.onnx_weights import read_onnx
+
+HUB_SECONDS = 8.0  # to answer, name resolution included
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of weights (safetensors, a state dict or ONNX), by name, without the prefixes of wrappers.
+
+    Raises:
+        InputError: the file holds something else.
+        WorldError: the file is missing, damaged, or would execute code.
+    """
+    from safetensors.torch import load_file
+
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WorldError(f"{path} does not exist: name a file of weights with --weights.") from None
+    except pickle.UnpicklingError:
+        what = "is damaged, or would execute code when loaded, so it was not"
+        raise WorldError(f"{path} {what}: save a plain state dict or safetensors.") from None
+    except Exception as error:  # damage shows as almost anything
+        raise WorldError(
+            f"{path} cannot be read ({first_line(error)}): fetch it again, or name another file."
+        ) from None
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"{path} holds no weights: it must be a dictionary of tensors by name.")
+    return {without_prefixes(str(key)): value for key, value in loaded.items()}
+
+
+def without_prefixes(key: str) -> str:
+    """The name of a tensor as the bare network has it."""
+    while key.startswith(PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def hub_weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Pretrained weights from the hub's cache on this disk, or fetched from the hub by timm's own loader.
+
+    The hub is asked first, for at most 8 seconds: without a network the loader alone takes minutes to give up. The
+    hub's client draws the progress bar and goes on where a connection broke. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE
+    are respected, as they were when Python started.
+
+    Raises:
+        InputError: timm knows no weights of this network on the hub.
+        WorldError: the hub cannot be reached, is not to be asked, or refuses, or what came is damaged.
+    """
+    if not config.get("hf_hub_id"):
+        raise InputError(f"timm names no weights on the hub for {name}: give a file with --weights.")
+    if found := cached_file(config):
+        verify(found)
+        return read_weights(found)
+    import timm
+    from huggingface_hub import constants
+
+    remedy = "connect, name a file with --weights FILE, or set HF_HOME to a cache that holds them"
+    if constants.HF_HUB_OFFLINE:
+        raise WorldError(f"The weights of {name} are not in the cache and HF_HUB_OFFLINE is set: {remedy}.")
+    if reason := ask_hub(constants.ENDPOINT):
+        raise WorldError(f"The weights of {name} cannot be had from {constants.ENDPOINT} ({reason}): {remedy}.")
+    try:
+        state: dict[str, Tensor] = timm.models.load_state_dict_from_hf(*hub_location(config))
+    except Exception as error:  # of the hub's client, of its transport, of the disk
+        if found := cached_file(config):  # it came, but cannot be read
+            verify(found)
+        raise WorldError(f"The weights of {name} could not be fetched ({first_line(error)}): {remedy}.") from None
+    if found := cached_file(config):
+        verify(found)
+    return state
+
+
+def verify(path: Path) -> None:
+    """Check a file of the hub's cache against the SHA-256 that the hub gave: the name of what its link leads to.
+
+    Small files, which the hub names by git's hash, and caches on disks without links pass unchecked.
+
+    Raises:
+        WorldError: it is damaged; it has been removed, so that the next run fetches it again.
+    """
+    blob = path.resolve()
+    if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return
+    with blob.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != blob.name:
+        blob.unlink()
+        path.unlink(missing_ok=True)
+        raise WorldError(f"{path.name} from the hub has the SHA-256 {digest} instead of {blob.name}: run again.")
+
+
+def hub_location(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Repository (with "@revision" behind it if not the newest) and file name, as timm's loader takes them."""
+    return config["hf_hub_id"], config.get("hf_hub_filename") or "pytorch_model.bin"
+
+
+def cached_file(config: Mapping[str, Any]) -> Path | None:
+    """The weights in the hub's cache on this disk, if they are there; safetensors preferred, as timm does."""
+    from huggingface_hub import try_to_load_from_cache
+
+    location, filename = hub_location(config)
+    repository, _, revision = location.partition("@")
+    for candidate in (Path(filename).with_suffix(".safetensors").name, "model.safetensors", filename):
+        found = try_to_load_from_cache(repository, candidate, revision=revision or None)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def ask_hub(endpoint: str) -> str:
+    """Why the hub cannot be had, or "" where it answers; in `HUB_SECONDS`, however long a name takes to resolve."""
+    import requests
+
+    reasons: list[str] = []
+
+    def ask() -> None:
+        try:
+            status = requests.head(endpoint, timeout=HUB_SECONDS / 2, allow_redirects=False).status_code
+            reasons.append(f"it answers with status {status}" if status >= 500 else "")
+        except requests.RequestException as error:
+            reasons.append(f"no connection: {type(error).__name__}")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return reasons[0] if reasons else f"no answer in {HUB_SECONDS:.0f} seconds"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's message, or its kind where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
