@@ -16,7 +16,7 @@ from typing import Any
 from cifar.errors import InputError, WorldError
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "optimiser": ("sgd", "adam", "adamw"),
+    "optimiser": ("sgd", "adam", "adamw", "muon"),
     "schedule": ("constant", "plateau", "cosine", "linear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "crop_mode": ("zero", "reflect"),
@@ -40,9 +40,9 @@ class Recipe:
         drop_path: greatest probability of skipping a residual block, in the transformers.
         epochs: passes over the training images.
         batch_size: images a step.
-        optimiser: sgd, adam (weight decay as an L2 term) or adamw (decoupled).
+        optimiser: sgd, adam (weight decay as an L2 term), adamw (decoupled) or muon (with adamw for head and scales).
         lr: learning rate at its highest.
-        momentum, nesterov: of sgd.
+        momentum, nesterov: of sgd; momentum also of muon.
         weight_decay: of weights; biases and normalisation parameters have it too unless `decay_all` is false.
         decay_all: whether one-dimensional parameters (biases, scales) decay as well.
         layer_decay: for pretrained models: each block's rate is this times that of the block above it; 1 is one rate.
@@ -151,6 +151,8 @@ def check_recipe(recipe: Recipe) -> None:
         demand(getattr(recipe, name) in choices, name, "one of " + ", ".join(choices))
     if recipe.optimiser == "sgd" and recipe.nesterov and recipe.momentum == 0:
         raise InputError("nesterov needs a momentum greater than 0: set nesterov=false or momentum=0.9.")
+    if recipe.optimiser == "muon" and recipe.layer_decay < 1:
+        raise InputError("layer_decay is of sgd, adam and adamw: leave it out with muon.")
     if recipe.validation_fraction == 0 and recipe.num_folds == 0 and (recipe.schedule == "plateau" or recipe.patience):
         raise InputError("The plateau schedule and patience need validation images: set validation_fraction > 0.")
 

@@ -8,11 +8,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from cifar.errors import InputError
 from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe
+from cifar.training.muon import Muon
 
 
 def build_optimiser(recipe: Recipe, model: nn.Module) -> Optimizer:
     """The recipe's optimiser over the trainable parameters of a model that is already on its device."""
-    if recipe.layer_decay < 1:
+    if recipe.optimiser == "muon":
+        groups = muon_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
+    elif recipe.layer_decay < 1:
         groups = layered_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     else:
         groups = parameter_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
@@ -21,6 +24,8 @@ def build_optimiser(recipe: Recipe, model: nn.Module) -> Optimizer:
     for group in groups:
         # The loop scales the initial rate by the schedule.
         group["lr"] = group["initial_lr"] = recipe.lr * float(group.pop("lr_scale", 1.0))  # type: ignore[arg-type]
+    if recipe.optimiser == "muon":
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
     if recipe.optimiser == "sgd":
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
     if recipe.optimiser == "adam":
@@ -36,6 +41,17 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_all: bool) 
     spared = [parameter for parameter in parameters if not (decay_all or parameter.ndim > 1)]
     groups: list[dict[str, object]] = [{"params": decays, "weight_decay": weight_decay}]
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+
+
+def muon_groups(model: nn.Module, *, weight_decay: float, decay_all: bool) -> list[dict[str, object]]:
+    """The matrices inside the network for Muon; for AdamW the head, as its author found best, and all the rest."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    matrices = {layer.weight for layer in layers[:-1] if layer.weight.requires_grad}
+    groups = parameter_groups(model, weight_decay=weight_decay, decay_all=decay_all)
+    rest = [{**group, "params": [p for p in group["params"] if p not in matrices]} for group in groups]  # type: ignore[attr-defined]
+    ordered = [parameter for parameter in model.parameters() if parameter in matrices]
+    inner: list[dict[str, object]] = [{"params": ordered, "weight_decay": weight_decay, "orthogonalise": True}]
+    return inner + [{**group, "orthogonalise": False} for group in rest]
 
 
 def layered_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, object]]:
