@@ -91,11 +91,12 @@ def orthogonalise(matrices: Tensor, *, steps: int) -> Tensor:
         float [K, R, C] of the same type; on a GPU computed in bf16, which the iteration bears.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices  # the smaller side squared: [K, R, R], R ≤ C
+    x: Tensor = matrices.mT if tall else matrices  # the smaller side squared: [K, R, R], R ≤ C
     x = x.to(torch.bfloat16 if x.is_cuda else x.dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    result: Tensor = x.mT if tall else x
+    return result.to(matrices.dtype)
