@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -306,42 +305,6 @@ def test_bare_without_a_terminal_prints_usage_and_exits_2(tmp_path: Path) -> Non
     )
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: ")
-
-
-def test_bare_in_a_terminal_asks(tmp_path: Path) -> None:
-    pexpect = pytest.importorskip("pexpect")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "something").write_text("")
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    child = pexpect.spawn(
-        sys.executable,
-        ["-W", "error", str(ROOT / "train.py")],
-        cwd=tmp_path,
-        env=environment,
-        timeout=30,
-        encoding="utf-8",
-    )
-    child.expect("Model")
-    child.send("\r")  # cnn
-    child.expect("Epochs")
-    child.send("\x08\x081\r")
-    child.expect("Batch size")
-    child.send("\r")
-    child.expect("Learning rate")
-    child.send("\r")
-    child.expect("Device")
-    child.send("\r")
-    child.expect("Cross-validate")
-    child.send("\r")
-    child.expect("wandb")
-    child.send("\r")
-    child.expect("Save folder")
-    child.send("\x08" * 60 + "mine\r")
-    child.expect("train.py -m cnn -e 1 -b 128 -l 0.0001 -d cpu -s mine")
-    child.expect("not empty")  # far enough: it went on to train with these
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 2
 
 
 @pytest.mark.parametrize("wandb", [False, True])

@@ -1,7 +1,9 @@
 """Where an epoch's row goes besides metrics.csv: wandb and TensorBoard, both optional, both off by default."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +28,7 @@ class WandbLogger:
         try:
             import wandb
         except ImportError:
-            raise WorldError('The package wandb is absent: pip install "cifar[wandb]".') from None
-        import dataclasses
-
+            raise WorldError('the package wandb is absent: pip install "cifar[wandb]"') from None
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not wandb.api.api_key:
             say("wandb has no login here, so it records offline: `wandb login`, then `wandb sync` sends the run.")
@@ -59,7 +59,7 @@ class TensorBoardLogger:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise WorldError('The package tensorboard is absent: pip install "cifar[tensorboard]".') from None
+            raise WorldError('the package tensorboard is absent: pip install "cifar[tensorboard]"') from None
         self._writer = SummaryWriter(folder / "tensorboard")
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -71,16 +71,56 @@ class TensorBoardLogger:
         self._writer.close()
 
 
+@dataclass
+class Tolerated:
+    """A logger whose failure never ends a training: it is told once, and then done without.
+
+    Attributes:
+        name: what a person calls it.
+        logger: None from its failure on.
+        say: gets the sentence.
+    """
+
+    name: str
+    logger: Logger | None
+    say: Callable[[str], None]
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self.attempt(lambda logger: logger.log(row))
+
+    def close(self) -> None:
+        self.attempt(lambda logger: logger.close())
+
+    def attempt(self, action: Callable[[Logger], None]) -> None:
+        """Act on the logger while there is one."""
+        if self.logger is None:
+            return
+        try:
+            action(self.logger)
+        except Exception as error:  # of the network, the disk, the service: none is worth a training
+            self.logger = None
+            self.say(given_up(self.name, error))
+
+
 def open_loggers(
     folder: Path, *, recipe: Recipe, wandb: bool, tensorboard: bool, say: Callable[[str], None]
 ) -> list[Logger]:
-    """The loggers that were asked for; one whose package is absent is left out with a sentence, training goes on."""
+    """The loggers that were asked for; one that cannot be had is left out with a sentence, training goes on."""
+    wanted: dict[str, Callable[[], Logger]] = {}
+    if wandb:
+        wanted["wandb"] = lambda: WandbLogger(folder, recipe=recipe, say=say)
+    if tensorboard:
+        wanted["TensorBoard"] = lambda: TensorBoardLogger(folder)
     loggers: list[Logger] = []
-    try:
-        if wandb:
-            loggers.append(WandbLogger(folder, recipe=recipe, say=say))
-        if tensorboard:
-            loggers.append(TensorBoardLogger(folder))
-    except WorldError as error:
-        say(f"Training without this logger: {error}")
+    for name, open_one in wanted.items():
+        try:
+            loggers.append(Tolerated(name, open_one(), say))
+        except Exception as error:
+            say(given_up(name, error))
     return loggers
+
+
+def given_up(name: str, error: Exception) -> str:
+    """What a person is told of a logger that failed."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"Training goes on without {name}: {reason.rstrip('.')}. metrics.csv has every epoch."

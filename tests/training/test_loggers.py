@@ -1,0 +1,113 @@
+"""What wandb and TensorBoard are told is what metrics.csv holds; nothing that happens to them ends a training."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from cifar.cli import app, run_app
+from cifar.recipes import recipe_for
+from cifar.runs import read_metrics
+from cifar.training import loggers
+from cifar.training.loggers import Tolerated, open_loggers
+
+ROOT = Path(__file__).parent.parent.parent
+QUICK = ["train", "-m", "cnn", "-e", "2", "-b", "100", "-l", "1e-3", "-d", "cpu", "--data", "sample"]
+
+
+def history(path: Path) -> Iterator[dict[str, float]]:
+    """The rows in the file of an offline wandb run: protobuf records in LevelDB's log format, after a 7-byte head."""
+    internal = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    data, block, place, whole = path.read_bytes(), 32_768, 7, b""
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # what is left of a block is padding
+            place += block - place % block
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last piece of one
+            record = internal.Record.FromString(whole)
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                yield {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in items}
+
+
+def test_wandb_without_a_login_records_offline_and_says_so(tmp_path: Path) -> None:
+    """As a person starts it who has no login: without WANDB_MODE, with a home of their own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, ROOT / "train.py", *QUICK[1:], "-w", "-s", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "wandb has no login here, so it records offline" in done.stderr
+    (path,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
+    rows, metrics = list(history(path)), read_metrics(tmp_path / "run")
+    assert len(rows) == len(metrics) == 2
+    for told, written in zip(rows, metrics, strict=True):
+        assert {name: told[name] for name in written} == pytest.approx(written, nan_ok=True)
+
+
+@pytest.mark.parametrize("package", ["wandb", "torch.utils.tensorboard"])
+def test_a_missing_package_is_one_sentence(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert run_app(app, [*QUICK, "-w", "--tensorboard", "-s", str(tmp_path / "run")], program="cifar") == 0
+    name = package.rpartition(".")[2]
+    assert f'the package {name} is absent: pip install "cifar[{name}]"' in capsys.readouterr().err
+    assert len(read_metrics(tmp_path / "run")) == 2
+    # The other one has its files.
+    assert (tmp_path / "run" / "tensorboard").exists() == (name == "wandb")
+    assert (tmp_path / "run" / "wandb").exists() == (name != "wandb")
+
+
+class Failing:
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+        self.calls: list[str] = []
+
+    def act(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails:
+            raise ConnectionError("no route.\nmore lines")
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self.act(f"log {row['epoch']:.0f}")
+
+    def close(self) -> None:
+        self.act("close")
+
+
+@pytest.mark.parametrize(
+    "fails, calls",
+    [("", ["log 1", "log 2", "close"]), ("log 1", ["log 1"]), ("close", ["log 1", "log 2", "close"])],
+)
+def test_a_failure_is_told_once_and_the_logger_left_alone(fails: str, calls: list[str]) -> None:
+    said: list[str] = []
+    failing = Failing(fails)
+    logger = Tolerated("wandb", failing, said.append)
+    for epoch in (1, 2):
+        logger.log({"epoch": epoch})
+    logger.close()
+    assert failing.calls == calls
+    assert said == ["Training goes on without wandb: no route. metrics.csv has every epoch."] * bool(fails)
+
+
+def test_one_that_cannot_begin_does_not_take_the_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(loggers, "WandbLogger", refuse)
+    said: list[str] = []
+    opened = open_loggers(tmp_path, recipe=recipe_for("cnn"), wandb=True, tensorboard=True, say=said.append)
+    assert [logger.name for logger in opened if isinstance(logger, Tolerated)] == ["TensorBoard"]
+    opened[0].log({"epoch": 1, "train_loss": 0.5})
+    opened[0].close()
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert said == ["Training goes on without wandb: RuntimeError. metrics.csv has every epoch."]
