@@ -16,7 +16,7 @@ import typer
 from cifar import show
 from cifar.errors import InputError, WorldError
 from cifar.machine import choose_device, choose_precision
-from cifar.recipes import RECIPES, Recipe, read_recipe, recipe_for, to_json, with_settings
+from cifar.recipes import RECIPES, Recipe, read_recipe, recipe_for, to_json, training_share, with_settings
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -265,12 +265,11 @@ def show_plan(job: "Job", data: str) -> None:
     parameters = sum(parameter.numel() for parameter in build_model(recipe, pretrained=False).parameters())
     precision, remark = choose_precision(recipe.precision, device=job.device)
     show.result_text(to_json(recipe).rstrip())
-    share = 1 - 1 / recipe.num_folds if recipe.num_folds else 1 - recipe.validation_fraction
     folds = f"{recipe.num_folds} folds, each on " if job.cross_validate else ""
     lines = (
         f"network: {recipe.model}, {parameters:,} parameters",
         f"data: {data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
-        f"trained on: {folds}{share:.0%} of the training images",
+        f"trained on: {folds}{training_share(recipe):.0%} of the training images",
         f"length: {recipe.epochs} epochs of batches of {recipe.batch_size}",
         f"device: {job.device}, {precision}" + (f" ({remark})" if remark else ""),
         f"folder: {job.folder}",

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cifar.data.cifar10 import Dataset
+from cifar.data.split import NUM_TRAIN
 from cifar.errors import InputError
 from cifar.evaluation.testing import average_folds, evaluate_run
 from cifar.files import write_json
 from cifar.models import is_pretrained
-from cifar.recipes import Recipe
+from cifar.recipes import Recipe, training_share
 from cifar.reporting.figures import draw_confusion, draw_curves
 from cifar.runs import CROSSVAL, RECIPE, SUMMARY, read_json, read_metrics, write_recipe
 from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
@@ -96,8 +97,8 @@ def run_one(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
         watch.say(f"{job.folder} is finished already.")
         return read_json(path)
     if is_pretrained(job.recipe) and not resume:
-        num_images = round(50_000 * (1 - job.recipe.validation_fraction))
-        watch.say(estimate_sentence(*estimate_seconds(job.recipe, num_images=num_images, device=job.device)))
+        num_images = (1_000 if dataset.is_sample else NUM_TRAIN) * training_share(job.recipe)
+        watch.say(estimate_sentence(*estimate_seconds(job.recipe, num_images=round(num_images), device=job.device)))
     with watch.images("frozen part") as progress:
         images = training_images(job.recipe, dataset, device=job.device, progress=progress)
     with ExitStack() as stack:

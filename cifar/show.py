@@ -1,5 +1,6 @@
 """What the terminal shows, for cli.py: live bars (a plain line an epoch where there is no terminal), results."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ def say(sentence: str) -> None:
     stderr.print(sentence, markup=False)
 
 
+def is_live() -> bool:
+    """Whether bars may move on standard error. FORCE_COLOR, as notebooks set it, makes no terminal of a pipe."""
+    return sys.stderr.isatty()
+
+
 def result_text(text: str) -> None:
     """A result on standard output, as it is: nothing in it is markup, nothing wraps."""
     stdout.print(text, markup=False)
@@ -54,7 +60,7 @@ def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
+    with Progress(*columns, console=stderr, transient=True, disable=not is_live()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(label: str, done: int, total: int) -> None:
@@ -69,7 +75,7 @@ def byte_progress() -> Iterator[Callable[[str, int, int], None]]:
 def image_progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar of images; yields what takes (images done, images in all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bars:
+    with Progress(*columns, console=stderr, transient=True, disable=not is_live()) as bars:
         tasks: list[TaskID] = []  # the bar appears with the first images
 
         def update(done: int, total: int) -> None:
@@ -119,7 +125,7 @@ class TrainingDisplay:
 def training_display(epochs: int) -> Iterator[TrainingDisplay]:
     """The display of one training; outside a terminal the bar is silent and only the lines are printed."""
     with Progress(
-        BarColumn(), TextColumn("{task.description}"), console=stderr, transient=True, disable=not stderr.is_terminal
+        BarColumn(), TextColumn("{task.description}"), console=stderr, transient=True, disable=not is_live()
     ) as bars:
         yield TrainingDisplay(bars, bars.add_task("starting"), epochs, [])
 

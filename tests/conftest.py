@@ -1,11 +1,16 @@
-"""What several tests share: the bundled sample, opened once; a cache of its own, that no test touches the person's."""
+"""What several tests share: the sample, opened once; a cache of its own, that no test touches the person's; a hub."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import TINY, Hub
+from safetensors.torch import save
 
 from cifar.data.cifar10 import Dataset, Split, load, open_dataset
+from cifar.models.pretrained import create
 
 # Small batches gain nothing from a second thread, and lose a hundredfold where other work holds the other core.
 torch.set_num_threads(1)
@@ -30,3 +35,18 @@ def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
     if request.node.get_closest_marker("full") is None:
         monkeypatch.setenv("CIFAR_HOME", str(tmp_path / "cifar-home"))
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> bytes:
+    """A tiny transformer in a file of 25 MB, since the hub's client keeps what it has in pieces of 10 MiB."""
+    return save(create(TINY).state_dict(), {"padding": "x" * 24_000_000})
+
+
+@pytest.fixture
+def hub(tiny_weights: bytes) -> Iterator[Hub]:
+    """A hub that holds the tiny transformer, running."""
+    with Hub(tiny_weights) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

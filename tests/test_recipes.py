@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from cifar.errors import InputError, WorldError
-from cifar.recipes import RECIPES, Recipe, field_types, parse_field, read_recipe, recipe_for, to_json, with_settings
+from cifar.recipes import (
+    RECIPES,
+    Recipe,
+    field_types,
+    parse_field,
+    read_recipe,
+    recipe_for,
+    to_json,
+    training_share,
+    with_settings,
+)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -120,6 +130,13 @@ def test_unreadable_recipe_files(tmp_path: Path) -> None:
     for name in ("list.json", "broken.json", "short.json"):
         with pytest.raises(InputError, match=name):
             read_recipe(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "settings, share", [([], 0.9), (["validation_fraction=0"], 1.0), (["num_folds=5"], 0.8), (["num_folds=2"], 0.5)]
+)
+def test_what_is_trained_on(settings: list[str], share: float) -> None:
+    assert training_share(with_settings(recipe_for("cnn"), settings)) == pytest.approx(share)
 
 
 def test_equal_recipes_are_equal_runs() -> None:

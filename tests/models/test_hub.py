@@ -1,124 +1,19 @@
 """The hub path with huggingface_hub's own client, against a local server that speaks the hub's protocol."""
 
-import hashlib
-import os
 import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save
+from hub_server import TINY, Hub, hub_environment
 
 from cifar.errors import WorldError
 from cifar.models import weights
-from cifar.models.pretrained import create, previt
+from cifar.models.pretrained import previt
 from cifar.models.weights import ask_hub
-
-TINY = "test_vit.r160_in1k"  # timm's own, for tests: 0.4 million parameters
-COMMIT = "c0ffee" * 6 + "c0ff"
-
-
-class Hub(ThreadingHTTPServer):
-    """A hub with one repository, timm/NAME, that holds model.safetensors in the large-file store.
-
-    Attributes:
-        body: what the store sends, which may differ from what its SHA-256 promises.
-        break_at: close the next download's connection after so many bytes; 0 does not.
-        requests: method, path and Range header of everything that was asked.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
-        self.body = body
-        self.sha256 = hashlib.sha256(body).hexdigest()
-        self.break_at = 0
-        self.requests: list[tuple[str, str, str | None]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class HubHandler(BaseHTTPRequestHandler):
-    """Answers as the hub does: metadata and a redirect from the repository, bytes and ranges from the store."""
-
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub = self.server
-        hub.requests.append((self.command, self.path, self.headers.get("Range")))
-        if self.path == "/":
-            self.answer(200, {})
-        elif self.path == f"/timm/{TINY}/resolve/main/model.safetensors":
-            linked = {"X-Linked-Etag": f'"{hub.sha256}"', "X-Linked-Size": str(len(hub.body))}
-            store = (
-                f"http://localhost:{hub.server_port}"  # another host, as the hub's: its client asks no metadata there
-            )
-            self.answer(302, {"Location": f"{store}/store/{hub.sha256}", "X-Repo-Commit": COMMIT, **linked})
-        elif self.path == f"/store/{hub.sha256}":
-            self.send_bytes()
-        elif self.path.startswith(f"/timm/{TINY}/"):
-            self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
-        else:
-            self.answer(404, {"X-Error-Code": "RepoNotFound"})
-
-    def send_bytes(self) -> None:
-        hub, start = self.server, 0
-        asked = self.headers.get("Range")
-        if asked:
-            start = int(asked.removeprefix("bytes=").partition("-")[0])
-        part = hub.body[start:]
-        headers = {"ETag": f'"{hub.sha256}"', "Content-Length": str(len(part)), "Accept-Ranges": "bytes"}
-        headers["Content-Disposition"] = 'inline; filename="model.safetensors";'  # what the progress bar shows
-        if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(hub.body) - 1}/{len(hub.body)}"
-        if hub.break_at and self.command == "GET":
-            part, hub.break_at, self.close_connection = part[: hub.break_at], 0, True
-        self.answer(206 if asked else 200, headers, part)
-
-
-@pytest.fixture(scope="module")
-def tiny_weights() -> bytes:
-    # 25 MB, since the client keeps what it has in pieces of 10 MiB.
-    padding = {"padding": "x" * 24_000_000}
-    return save(create(TINY).state_dict(), padding)
-
-
-@pytest.fixture
-def hub(tiny_weights: bytes) -> Iterator[Hub]:
-    with Hub(tiny_weights) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def hub_environment(hub: str, home: Path, *, offline: bool = False) -> dict[str, str]:
-    """Of a fresh Python: the hub's client reads its environment once, when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
-    return environment | {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
 
 
 def build(name: str, *, hub: str, home: Path) -> "subprocess.CompletedProcess[str]":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_a_frozen_run_from_the_command_line(
     common = ["--set", f"model_name={TIMM}", "--set", "image_size=32", "--data", "sample", "-d", "cpu", "-e", "1"]
     arguments = ["train", "-m", "previt", *flags, *common, "--weights", str(weights), "-s", str(folder)]
     assert run_app(app, arguments, program="cifar") == 0
-    assert "This will take about" in capsys.readouterr().err
+    assert re.search(r"This will take about \d+ seconds\.", capsys.readouterr().err)  # of 1,000 images, not of 50,000
     run = folder / "fold-0" if "--folds" in flags else folder
     before, after = load_file(weights), load_file(run / "model.safetensors")
     assert torch.equal(after["network.blocks.2.mlp.fc1.weight"], before["blocks.2.mlp.fc1.weight"])
@@ -161,6 +162,10 @@ def test_estimates() -> None:
     assert whole > head > 0
     frozen = dataclasses.replace(recipe, train_blocks=0, crop_padding=0, flip=0.0)
     assert estimate_seconds(frozen, num_images=1000, device="cpu")[0] < whole
+    large = dataclasses.replace(recipe, image_size=112, early_image_size=32, early_epochs=5)
+    early, _ = estimate_seconds(large, num_images=1000, device="cpu")
+    late, _ = estimate_seconds(dataclasses.replace(large, early_epochs=1), num_images=1000, device="cpu")
+    assert whole < early < late
 
 
 @pytest.mark.parametrize(
