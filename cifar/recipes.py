@@ -161,7 +161,8 @@ def cnn() -> Recipe:
     """A small CNN of three 5×5 convolutions, 20 epochs of Adam: the scope's first system.
 
     The scope's weight decay of 0.01 is decoupled here (Loshchilov and Hutter 2019). As an L2 term it was 3.6 points
-    worse on validation (`docs/log.md`); `--set optimiser=adam` has it so. Others report about 50 %.
+    worse on validation (`docs/log.md`); `--set optimiser=adam` has it so. 53.66 % test, folds' mean 53.68 %
+    (`results/cnn`, `results/cnn-crossval`); others report about 50 %.
     """
     return Recipe(model="cnn", epochs=20, batch_size=128, optimiser="adamw", lr=1e-4, weight_decay=0.01)
 
@@ -170,8 +171,8 @@ def resnet() -> Recipe:
     """ResNet-20 (He et al. 2015, section 4.2), 50 epochs of Nesterov SGD, the rate cut on plateau.
 
     Validation at a rate of 0.1 jumps by ten points from epoch to epoch, and a plateau seen in that noise cuts the rate
-    far too early (`docs/log.md`); the moving average of the weights has no such noise. Others report about 91 % test;
-    ours is not on record yet.
+    far too early (`docs/log.md`); the moving average of the weights has no such noise. 91.27 % test, one seed, 65
+    minutes on 2 cores (`results/resnet`); others report about 91 %.
     """
     return Recipe(
         model="resnet20", epochs=50, batch_size=128, lr=0.1, weight_decay=5e-4,
@@ -192,7 +193,10 @@ def vit() -> Recipe:
 
 
 def vit_plain() -> Recipe:
-    """The same transformer with the scope's plain figures: Adam at 1e-5, a plateau schedule, only crop and flip."""
+    """The same transformer with the scope's plain figures: Adam at 1e-5, a plateau schedule, only crop and flip.
+
+    7 epochs, in 21 minutes on 2 cores, reach 39.40 % test (`results/vit-plain`).
+    """
     return Recipe(
         model="vit", epochs=30, batch_size=32, optimiser="adam", lr=1e-5, weight_decay=1e-7,
         schedule="plateau", crop_padding=4, flip=0.5,

@@ -44,11 +44,16 @@ def row(folder: Path, accuracy: str, interval: list[float], seed: object, summar
         f"{interval[0]:.2%} to {interval[1]:.2%}",
         str(seed),
         str(summary["epochs"]),
-        f"{summary['seconds'] / 60:.1f} min",
+        f"{summary['seconds'] / 60:.1f} min" + sittings(summary.get("sittings", 1)),
         f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})",
         f"`{summary['command']}`",
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def sittings(number: int) -> str:
+    """What stands behind the minutes of a run that was stopped and resumed."""
+    return f" in {number} sittings" if number > 1 else ""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Protocol
 from cifar.errors import WorldError
 from cifar.recipes import Recipe
 
+WANDB_SECONDS = 30.0  # for its server to answer, before the training begins without it
+
 
 class Logger(Protocol):
     """What the loop asks of a logger."""
@@ -30,7 +32,7 @@ class WandbLogger:
         except ImportError:
             raise WorldError('the package wandb is absent: pip install "cifar[wandb]"') from None
         mode = os.environ.get("WANDB_MODE")
-        if mode is None and not wandb.api.api_key:
+        if mode is None and not wandb.login(prompt=False, verify=False):
             say("wandb has no login here, so it records offline: `wandb login`, then `wandb sync` sends the run.")
             mode = "offline"
         self._run = wandb.init(
@@ -42,7 +44,7 @@ class WandbLogger:
             dir=folder,
             mode=mode,  # type: ignore[arg-type]
             config=dataclasses.asdict(recipe),
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS),
         )
 
     def log(self, row: Mapping[str, float]) -> None:

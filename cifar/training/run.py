@@ -76,6 +76,8 @@ def run_training(
     )
     if resume:
         check_data(folder, dataset)
+        summary = read_json(folder / SUMMARY)
+        write_json(folder / SUMMARY, summary | {"sittings": summary.get("sittings", 1) + 1})
     else:
         write_recipe(folder, recipe)
         facts = describe_run(recipe, dataset, device=device, command=command)
@@ -117,6 +119,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, command: str)
         "epochs": 0,
         "best_epoch": None,
         "seconds": None,
+        "sittings": 1,
         "images_per_second": None,
         "parameters": None,
         "validation_accuracy": None,

@@ -242,6 +242,19 @@ def test_the_summary_of_a_run(sample: Dataset, tmp_path: Path) -> None:
     assert summary["machine"]["cores"] >= 1
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0] or summary["versions"]["torch"]
     assert summary["seconds"] > 0
+    assert summary["sittings"] == 1
+
+
+def test_the_summary_counts_its_sittings(sample: Dataset, tmp_path: Path) -> None:
+    images = training_images(PLAIN, sample, device="cpu")
+    stops = iter([True, True, False])
+    for resume in (False, True, True):
+        stop = next(stops)
+        finished = run_training(
+            PLAIN, sample, images, folder=tmp_path, device="cpu", should_stop=lambda stop=stop: stop, resume=resume
+        )
+        assert finished != stop
+    assert read_json(tmp_path / "summary.json")["sittings"] == 3
 
 
 def test_a_damaged_checkpoint_is_one_sentence(few: tuple[Split, Split], tmp_path: Path) -> None:
