@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Literal
@@ -114,6 +115,16 @@ def choose_precision(wanted: str, *, device: str) -> tuple[Literal["32-true", "b
     if wanted == "fp16" and device == "cuda":
         return "16-mixed", ""
     return "32-true", f"This {device} has no fast {wanted}: training in fp32."
+
+
+def choose_compile(wanted: str, *, device: str) -> tuple[bool, str]:
+    """Whether to compile the network for training, and a sentence where that is not what was asked ("" else)."""
+    if wanted == "no" or (wanted == "auto" and device != "cuda"):
+        return False, ""
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
+    if device == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
+        return False, "No C++ compiler is here: training without compilation."
+    return True, ""
 
 
 def has_bf16(device: str) -> bool:

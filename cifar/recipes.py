@@ -19,6 +19,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("sgd", "adam", "adamw", "muon"),
     "schedule": ("constant", "plateau", "cosine", "linear"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "compile": ("no", "auto", "yes"),
     "crop_mode": ("zero", "reflect"),
     "pool": ("", "token", "avg"),
 }
@@ -58,6 +59,7 @@ class Recipe:
         ema_decay: decay a step of the exponential moving average of the weights that is validated and saved; 0 is off.
         patience: stop after so many epochs without a better validation accuracy; 0 never does.
         precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
+        compile: no, auto (on a GPU) or yes: whether torch.compile fuses the network's operations for training.
         seed: of weights, order and augmentation.
         split_seed: of the cut of the 50,000 into training and validation, or into folds.
         validation_fraction: share of the 50,000 held out; 0 trains on all of them and keeps the last weights.
@@ -98,6 +100,7 @@ class Recipe:
     ema_decay: float = 0.0
     patience: int = 0
     precision: str = "fp32"
+    compile: str = "no"
     seed: int = 0
     split_seed: int = 0
     validation_fraction: float = 0.1
@@ -210,7 +213,7 @@ def previt() -> Recipe:
     """
     return Recipe(
         model="previt", epochs=10, batch_size=32, optimiser="adam", lr=1e-4, weight_decay=1e-7,
-        schedule="cosine", crop_padding=4, flip=0.5, precision="auto",
+        schedule="cosine", crop_padding=4, flip=0.5, precision="auto", compile="auto",
     )  # fmt: skip
 
 

@@ -67,3 +67,23 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         machine.choose_device("cuda")
     with pytest.raises(InputError, match="cpu, mps or cuda"):
         machine.choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    "wanted, device, compiler, expected, speaks",
+    [
+        ("no", "cuda", True, False, False),
+        ("auto", "cuda", False, True, False),
+        ("auto", "cpu", True, False, False),
+        ("auto", "mps", True, False, False),
+        ("yes", "cpu", True, True, False),
+        ("yes", "cpu", False, False, True),
+        ("yes", "cuda", False, True, False),
+    ],
+)
+def test_compilation_where_it_was_asked_for_and_can_be_had(
+    wanted: str, device: str, compiler: bool, expected: bool, speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/compiler" if compiler and name == "g++" else None)
+    compiled, sentence = machine.choose_compile(wanted, device=device)
+    assert (compiled, bool(sentence)) == (expected, speaks)

@@ -49,6 +49,7 @@ SPECIAL = {
     "optimiser": "adamw",
     "schedule": "linear",
     "precision": "bf16",
+    "compile": "auto",
     "crop_mode": "reflect",
     "pool": "avg",
     "num_folds": "3",

@@ -26,7 +26,7 @@ from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_precision
+from cifar.machine import choose_compile, choose_precision
 from cifar.models import build_model, prepare_model
 from cifar.models.frozen import freeze, trainable_end
 from cifar.models.pretrained import feed_early
@@ -90,8 +90,9 @@ def train(
     Raises:
         WorldError: the loss is no longer finite, or a checkpoint cannot be read.
     """
-    precision, remark = choose_precision(recipe.precision, device=device)
-    if remark:
+    precision, precision_remark = choose_precision(recipe.precision, device=device)
+    compiled, compile_remark = choose_compile(recipe.compile, device=device)
+    for remark in filter(None, (precision_remark, compile_remark)):
         say(remark)
     torch.set_flush_denormal(True)  # denormals slow trained convolutions 20 to 50 times (pytorch#19651)
     fabric = Fabric(accelerator=device, devices=1, precision=precision)
@@ -99,7 +100,10 @@ def train(
     state = new_state(recipe, training, fabric=fabric)
     if resume:
         restore_state(state, folder)
-    model, optimiser = fabric.setup(trainable_end(state.model, recipe.train_blocks), state.optimiser)
+    trained = trainable_end(state.model, recipe.train_blocks)
+    if compiled:
+        trained.compile()
+    model, optimiser = fabric.setup(trained, state.optimiser)
     training, validation = to_device(training, fabric.device), to_device(validation, fabric.device)
     steps = math.ceil(len(training) / recipe.batch_size)
 

@@ -12,6 +12,7 @@ from cifar.data import cifar10
 from cifar.data.batches import draw_order, to_pixels
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import WorldError
+from cifar.machine import choose_compile
 from cifar.models import build_model, prepare_model
 from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe, recipe_for, with_settings
@@ -74,6 +75,18 @@ def test_a_resumed_run_equals_an_unbroken_one(
     timed = ("seconds", "images_per_second")
     for first, second in zip(whole.rows, resumed.rows, strict=True):
         assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+
+
+@pytest.mark.skipif(not choose_compile("yes", device="cpu")[0], reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("default")  # of the compiler's own modules
+def test_compiled_training_is_the_same_but_for_rounding(few: tuple[Split, Split], tmp_path: Path) -> None:
+    recipe = dataclasses.replace(PLAIN, batch_size=100)
+    eager = run(recipe, few, tmp_path / "eager")
+    compiled = run(dataclasses.replace(recipe, compile="yes"), few, tmp_path / "compiled")
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
+    for name, tensor in eager.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+    assert load_file(tmp_path / "compiled" / "model.safetensors").keys() == eager.model.state_dict().keys()
 
 
 def test_early_epochs_have_smaller_images(
