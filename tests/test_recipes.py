@@ -52,6 +52,8 @@ SPECIAL = {
     "compile": "auto",
     "crop_mode": "reflect",
     "pool": "avg",
+    "flip_mode": "alternate",
+    "views": "shift",
     "num_folds": "3",
     "fold": "0",
 }

@@ -20,6 +20,18 @@ def draw_flips(num_images: int, *, probability: float, generator: Generator) -> 
     return torch.rand(num_images, generator=generator) < probability
 
 
+def alternate_flips(first: Tensor, indices: Tensor, *, epoch: int) -> Tensor:
+    """Which images of a batch are mirrored, where each is seen both ways in two epochs (Jordan 2024, section 3.6).
+
+    Args:
+        first: bool [N], those that are mirrored in epoch 0 and every other one after it.
+        indices: int64 [B], the batch.
+        epoch: from 0.
+    """
+    chosen = first.to(indices.device)[indices]
+    return ~chosen if epoch % 2 else chosen
+
+
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str) -> Tensor:
     """Pad each side, cut a window of the original size, mirror left to right: in one gather, without padding.
 

@@ -18,15 +18,15 @@ def to_device(split: Split, device: torch.device) -> Split:
     return Split(split.images.to(device), split.labels.to(device))
 
 
-def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches of a split in this order, from batch number `first` on; the last may be smaller.
 
     Yields:
-        images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device.
+        images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B].
     """
     for start in range(first * batch_size, len(order), batch_size):
         indices = order[start : start + batch_size].to(split.labels.device)
-        yield split.images[indices], split.labels[indices]
+        yield split.images[indices], split.labels[indices], indices
 
 
 def to_pixels(images: Tensor) -> Tensor:

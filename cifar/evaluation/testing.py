@@ -73,8 +73,8 @@ def evaluate_run(
         )[1]
         if len(part) == 0:
             raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
-    probs = predict(model, part.images, device=device, progress=progress)
-    evaluation = {"run": folder.name, "data": dataset.name, "data_sha256": dataset.sha256}
+    probs = predict(model, part.images, device=device, views=recipe.views, progress=progress)
+    evaluation = {"run": folder.name, "views": recipe.views, "data": dataset.name, "data_sha256": dataset.sha256}
     evaluation |= evaluate(probs, part.labels, split=split)
     write_predictions(folder, probs, part, split=split)
     write_json(folder / EVALUATION, evaluation)

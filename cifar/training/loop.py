@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifar.data.augment import (
+    alternate_flips,
     box_share,
     crop_and_flip,
     cutmix,
@@ -33,7 +34,7 @@ from cifar.models.pretrained import feed_early
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
-from cifar.training.optimisers import build_optimiser
+from cifar.training.optimisers import build_optimiser, freeze_finished
 from cifar.training.schedules import lr_factor, plateau
 from cifar.training.state import State, restore_state, save_state
 
@@ -116,15 +117,17 @@ def train(
                 state.best_accuracy = -1.0  # those of smaller images do not compete with what is saved from here on
         for network in (state.model, best_candidate(state)):
             feed_early(network, state.epoch < recipe.early_epochs)
+        freeze_finished(optimiser, epoch=state.epoch)
         # Only ever added to, whenever it is looked at: the sums are the same bit for bit. mps has no float64.
         state.totals = state.totals.to(fabric.device, torch.float32 if device == "mps" else torch.float64)
         model.train()
-        for images, labels in batches(training, state.order, batch_size=recipe.batch_size, first=state.step):
+        for images, labels, indices in batches(training, state.order, batch_size=recipe.batch_size, first=state.step):
             time_in_epochs = state.epoch + (state.step + 0.5) / steps
             if state.plateau is None:
                 for group in optimiser.param_groups:
-                    group["lr"] = group["initial_lr"] * lr_factor(recipe, time_in_epochs)
-            pixels, others, share = augment(images, labels, recipe=recipe, generator=state.generator)
+                    group["lr"] = group["initial_lr"] * lr_factor(recipe, time_in_epochs, epochs=group.get("epochs", 0))
+            flips = alternate_flips(state.flips, indices, epoch=state.epoch) if state.flips is not None else None
+            pixels, others, share = augment(images, labels, recipe=recipe, generator=state.generator, flips=flips)
             logits = model(pixels)
             loss = mixed_loss(logits, labels, others, share=share, label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
@@ -183,7 +186,10 @@ def new_state(recipe: Recipe, training: Split, *, fabric: Fabric) -> State:
     if recipe.ema_decay:
         average = AveragedModel(model, multi_avg_fn=warmed_average(recipe.ema_decay), use_buffers=True)
     generator = Generator().manual_seed(recipe.seed)
-    return State(model, optimiser, plateau(recipe, optimiser), average, fabric.strategy.precision, generator)
+    flips = None
+    if recipe.flip_mode == "alternate":
+        flips = draw_flips(len(training), probability=recipe.flip, generator=generator)
+    return State(model, optimiser, plateau(recipe, optimiser), average, fabric.strategy.precision, generator, flips)
 
 
 def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -196,11 +202,14 @@ def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
     return update
 
 
-def augment(images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator) -> tuple[Tensor, Tensor, float]:
+def augment(
+    images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator, flips: Tensor | None = None
+) -> tuple[Tensor, Tensor, float]:
     """Crop, mirror and mix a batch as the recipe says.
 
     Args:
         images: uint8 [N, 3, 32, 32]; labels: int64 [N].
+        flips: bool [N], which to mirror; drawn where they are not given.
 
     Returns:
         float pixels in [0, 1] [N, 3, 32, 32], the labels that were mixed in [N], and the share of the images' own.
@@ -208,7 +217,9 @@ def augment(images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Genera
     num_images, device = len(images), images.device
     if recipe.crop_padding or recipe.flip:
         offsets = draw_offsets(num_images, padding=recipe.crop_padding, generator=generator).to(device)
-        flips = draw_flips(num_images, probability=recipe.flip, generator=generator).to(device)
+        if flips is None:
+            flips = draw_flips(num_images, probability=recipe.flip, generator=generator)
+        flips = flips.to(device)
         images = crop_and_flip(images, offsets, flips, padding=recipe.crop_padding, mode=recipe.crop_mode)
     pixels = to_pixels(images)
     if not (recipe.mixup or recipe.cutmix):

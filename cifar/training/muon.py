@@ -9,36 +9,40 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; found by its author to raise small singular values fastest
 
 
 class Muon(Optimizer):
-    """Muon for the groups that say so, AdamW for the others.
+    """Muon for the groups that say so, AdamW or SGD for the others.
 
-    A filter bank [out, in, height, width] is the matrix [out, in·height·width]. Updates are scaled to the root mean
-    square that AdamW's have (Liu et al. 2025, "Muon is scalable"), so that one rate serves both. Decay is decoupled.
+    A filter bank [out, in, height, width] is the matrix [out, in·height·width]. A group's "kind" is one of
+
+    - "muon": updates scaled to the root mean square that AdamW's have (Liu et al. 2025, "Muon is scalable"), so that
+      one rate serves both; decay is decoupled;
+    - "muon-unit": the norm of every filter bank is set to √out before a step, which needs no decay, and updates are as
+      they come (Jordan 2024, airbench94_muon);
+    - "adamw", "sgd" (Nesterov's, with L2 decay).
 
     Args:
-        groups: of parameters, each with "lr", "weight_decay" and "orthogonalise": whether Muon takes it; its
-            parameters must then have two dimensions or more.
-        momentum: of Muon, in Nesterov's form.
+        groups: of parameters, each with "kind", "lr", "weight_decay" and, but for adamw, "momentum"; parameters of
+            Muon must have two dimensions or more.
         steps: iterations of Newton and Schulz.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float = 0.95, steps: int = 5) -> None:
-        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "steps": steps})
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, steps: int = 5) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": 0.95, "steps": steps})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         assert closure is None
+        updates = {"muon": self.step_muon, "muon-unit": self.step_muon, "adamw": self.step_adamw, "sgd": self.step_sgd}
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group["orthogonalise"]:
-                self.step_muon(parameters, group)
-            else:
-                self.step_adamw(parameters, group)
+            if parameters:
+                updates[group["kind"]](parameters, group)
 
     def step_muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Parameters of one shape are orthogonalised together: many small products cost more than a few large ones."""
@@ -46,20 +50,23 @@ class Muon(Optimizer):
         for parameter in parameters:
             by_shape[parameter.shape].append(parameter)
         for shape, same in by_shape.items():
-            updates = []
+            matrices = []
             for parameter in same:
                 assert parameter.grad is not None
                 average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
                 average.lerp_(parameter.grad, 1 - group["momentum"])
-                updates.append(parameter.grad.lerp(average, group["momentum"]).flatten(1))  # [R, C]
-            rows, columns = updates[0].shape
-            scale = 0.2 * math.sqrt(max(rows, columns))
-            for parameter, update in zip(same, orthogonalise(torch.stack(updates), steps=group["steps"]), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                matrices.append(parameter.grad.lerp(average, group["momentum"]).flatten(1))  # [R, C]
+            rows, columns = matrices[0].shape
+            scale = 1.0 if group["kind"] == "muon-unit" else 0.2 * math.sqrt(max(rows, columns))
+            for parameter, update in zip(same, orthogonalise(torch.stack(matrices), steps=group["steps"]), strict=True):
+                if group["kind"] == "muon-unit":
+                    parameter.mul_(math.sqrt(rows) / parameter.norm())
+                else:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view(shape), alpha=-group["lr"] * scale)
 
     def step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """The textbook's constants."""
+        """With the textbook's constants."""
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
@@ -77,6 +84,19 @@ class Muon(Optimizer):
             [state["step"] for state in states],
             foreach=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
             lr=group["lr"], weight_decay=group["weight_decay"],
+        )  # fmt: skip
+
+    def step_sgd(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """With Nesterov's momentum."""
+        averages = [
+            self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters
+        ]
+        sgd(
+            parameters,
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            averages,
+            foreach=True, nesterov=True, maximize=False, dampening=0.0,
+            momentum=group["momentum"], lr=group["lr"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cifar.errors import InputError
 from cifar.models.pretrained import Pretrained
+from cifar.models.speednet import SpeedNet
 from cifar.recipes import Recipe
 from cifar.training.muon import Muon
 
@@ -14,7 +15,9 @@ from cifar.training.muon import Muon
 def build_optimiser(recipe: Recipe, model: nn.Module) -> Optimizer:
     """The recipe's optimiser over the trainable parameters of a model that is already on its device."""
     if recipe.optimiser == "muon":
-        groups = muon_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
+        groups = muon_groups(recipe, model)
+    elif recipe.optimiser == "muon-sgd":
+        groups = unit_groups(recipe, model)
     elif recipe.layer_decay < 1:
         groups = layered_groups(model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay)
     else:
@@ -23,9 +26,10 @@ def build_optimiser(recipe: Recipe, model: nn.Module) -> Optimizer:
     fused = device in ("cpu", "cuda")
     for group in groups:
         # The loop scales the initial rate by the schedule.
-        group["lr"] = group["initial_lr"] = recipe.lr * float(group.pop("lr_scale", 1.0))  # type: ignore[arg-type]
-    if recipe.optimiser == "muon":
-        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum)
+        group.setdefault("lr", recipe.lr * float(group.pop("lr_scale", 1.0)))  # type: ignore[arg-type]
+        group["initial_lr"] = group["lr"]
+    if recipe.optimiser in ("muon", "muon-sgd"):
+        return Muon(groups, lr=recipe.lr, steps=recipe.muon_steps)
     if recipe.optimiser == "sgd":
         return SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
     if recipe.optimiser == "adam":
@@ -43,15 +47,68 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, decay_all: bool) 
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
-def muon_groups(model: nn.Module, *, weight_decay: float, decay_all: bool) -> list[dict[str, object]]:
+def muon_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, object]]:
     """The matrices inside the network for Muon; for AdamW the head, as its author found best, and all the rest."""
+    matrices, _ = matrices_and_head(model)
+    rest = parameter_groups(model, weight_decay=recipe.weight_decay, decay_all=recipe.decay_all)
+    inner = {"params": matrices, "kind": "muon", "weight_decay": recipe.weight_decay, "momentum": recipe.momentum}
+    return [inner, *({**group, "params": without(group["params"], matrices), "kind": "adamw"} for group in rest)]
+
+
+def unit_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, object]]:
+    """Matrices of a fixed norm for Muon; for SGD, at their own rates, the head, the biases and speednet's whitening.
+
+    Decay is the share of a weight that is lost in a step at the highest rate.
+    """
+    matrices, head = matrices_and_head(model)
+    early = [model.whitening.bias] if isinstance(model, SpeedNet) and recipe.whitening_epochs else []
+    others = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    others = without(others, [*matrices, *head, *early])
+    groups: list[dict[str, object]] = [{"params": matrices, "kind": "muon-unit", "momentum": recipe.momentum}]
+    for parameters, lr, epochs in (
+        (head, recipe.head_lr or recipe.lr, 0),
+        (others, recipe.bias_lr or recipe.lr, 0),
+        (early, recipe.bias_lr or recipe.lr, recipe.whitening_epochs),
+    ):
+        if parameters:
+            groups.append(
+                {
+                    "params": parameters,
+                    "kind": "sgd",
+                    "lr": lr,
+                    "momentum": recipe.rest_momentum,
+                    "weight_decay": recipe.weight_decay / lr,
+                    "epochs": epochs,
+                }
+            )
+    return groups
+
+
+def freeze_finished(optimiser: Any, *, epoch: int) -> None:
+    """Take no more gradients for parameters whose epochs are over: nothing below them then needs a backward pass.
+
+    Args:
+        optimiser: of torch or Fabric; groups may hold "epochs", that they are trained for; 0 is all.
+        epoch: that begins, from 0.
+    """
+    for group in optimiser.param_groups:
+        if 0 < group.get("epochs", 0) <= epoch:
+            for parameter in group["params"]:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+
+def matrices_and_head(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable weights of convolutions and linear layers, without that of the last layer; and that one."""
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    matrices = {layer.weight for layer in layers[:-1] if layer.weight.requires_grad}
-    groups = parameter_groups(model, weight_decay=weight_decay, decay_all=decay_all)
-    rest = [{**group, "params": [p for p in group["params"] if p not in matrices]} for group in groups]  # type: ignore[attr-defined]
-    ordered = [parameter for parameter in model.parameters() if parameter in matrices]
-    inner: list[dict[str, object]] = [{"params": ordered, "weight_decay": weight_decay, "orthogonalise": True}]
-    return inner + [{**group, "orthogonalise": False} for group in rest]
+    weights: list[Any] = [layer.weight for layer in layers if layer.weight.requires_grad]
+    return weights[:-1], weights[-1:]
+
+
+def without(parameters: Any, others: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Parameters that are none of the others, in their order."""
+    taken = {id(parameter) for parameter in others}
+    return [parameter for parameter in parameters if id(parameter) not in taken]
 
 
 def layered_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, object]]:

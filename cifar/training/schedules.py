@@ -8,8 +8,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from cifar.recipes import Recipe
 
 
-def lr_factor(recipe: Recipe, epoch: float) -> float:
-    """Share of the recipe's rate at a time in epochs, 0 … recipe.epochs: linear warm-up, then the schedule's form."""
+def lr_factor(recipe: Recipe, epoch: float, *, epochs: float = 0) -> float:
+    """Share of the highest rate at a time in epochs, 0 … recipe.epochs: linear warm-up, then the schedule's form.
+
+    With `epochs`, that of parameters which are trained only so long: from the start it falls linearly to 0.
+    """
+    if epochs:
+        return max(0.0, 1 - epoch / epochs)
     if epoch < recipe.warmup_epochs:
         return epoch / recipe.warmup_epochs
     left = (recipe.epochs - epoch) / max(recipe.epochs - recipe.warmup_epochs, 1e-12)

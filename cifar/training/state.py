@@ -23,6 +23,7 @@ class State:
     Attributes:
         precision: Fabric's, which holds the loss scale of fp16.
         epoch: epochs completed; step: steps completed in the epoch that runs.
+        flips: bool [N]: which images are mirrored in the even epochs, the others in the odd ones; None draws them anew.
         order: int64 [N], the order of the images in the epoch that runs.
         totals: [3]: sum of losses, correct predictions, images of the epoch that runs.
         rows: the rows of metrics.csv so far.
@@ -37,6 +38,7 @@ class State:
     average: AveragedModel | None
     precision: Precision
     generator: Generator
+    flips: Tensor | None = None
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     totals: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     epoch: int = 0

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from cifar.data.augment import (
+    alternate_flips,
     box_share,
     crop_and_flip,
     cutmix,
@@ -113,3 +114,11 @@ def test_crops_agree_with_torchvision() -> None:
     for image, (top, left), mine in zip(images, offsets.tolist(), ours, strict=True):
         theirs = V.horizontal_flip(V.crop(V.pad(image, [4]), top, left, 32, 32))
         assert torch.equal(mine, theirs)
+
+
+def test_alternate_flips_turn_round_every_epoch() -> None:
+    first = torch.tensor([True, False, True, False])
+    indices = torch.tensor([3, 2, 0])
+    for epoch in (0, 2, 10):
+        assert alternate_flips(first, indices, epoch=epoch).tolist() == [False, True, True]
+        assert alternate_flips(first, indices, epoch=epoch + 1).tolist() == [True, False, False]

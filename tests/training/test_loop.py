@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from cifar.data import cifar10
+from cifar.data.augment import crop_and_flip
 from cifar.data.batches import draw_order, to_pixels
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import WorldError
@@ -17,6 +19,7 @@ from cifar.models import build_model, prepare_model
 from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe, recipe_for, with_settings
 from cifar.runs import read_json, read_metrics
+from cifar.training import loop
 from cifar.training.loop import Tick, augment, mixed_loss, train, warmed_average
 from cifar.training.run import run_training, training_images
 from cifar.training.state import State
@@ -112,6 +115,26 @@ def test_early_epochs_have_smaller_images(
     assert fed == [16, 16, 16] * 2 + [32, 32, 32]  # two steps and a validation an epoch
     assert whole.best_epoch == 3
     run(recipe, few, tmp_path / "broken", stop_after=5)
+    run(recipe, few, tmp_path / "broken", resume=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_alternate_flips_show_every_image_both_ways(
+    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spy(images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(flips)
+        return crop_and_flip(images, offsets, flips, **options)
+
+    monkeypatch.setattr(loop, "crop_and_flip", spy)
+    recipe = dataclasses.replace(PLAIN, epochs=4, batch_size=200, flip=0.5, flip_mode="alternate")
+    whole = run(recipe, few, tmp_path / "whole")
+    assert [int(flips.sum()) for flips in seen] == [int(seen[0].sum()), 200 - int(seen[0].sum())] * 2
+    assert 60 < seen[0].sum() < 140
+    run(recipe, few, tmp_path / "broken", stop_after=2)
+    assert whole.flips is not None
     run(recipe, few, tmp_path / "broken", resume=True)
     assert same_weights(tmp_path / "whole", tmp_path / "broken")
 

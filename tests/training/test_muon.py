@@ -2,14 +2,19 @@
 
 import copy
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from cifar.data.split import Split
 from cifar.errors import InputError
 from cifar.models import build_model
 from cifar.recipes import recipe_for, with_settings
+from cifar.training.loop import train
 from cifar.training.muon import Muon, orthogonalise
 from cifar.training.optimisers import build_optimiser
 
@@ -67,16 +72,16 @@ def test_filters_are_matrices_and_the_rest_is_adamws() -> None:
     recipe = with_settings(recipe_for("resnet"), ["optimiser=muon", "decay_all=false"])
     optimiser = build_optimiser(recipe, model)
     kinds = {
-        id(parameter): (group["orthogonalise"], group["weight_decay"])
+        id(parameter): (group["kind"], group["weight_decay"])
         for group in optimiser.param_groups
         for parameter in group["params"]
     }
     named = {name: kinds[id(parameter)] for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         if parameter.ndim == 4:
-            assert named[name] == (True, 5e-4), name
+            assert named[name] == ("muon", 5e-4), name
         else:
-            assert named[name] == (False, 5e-4 if parameter.ndim == 2 else 0.0), name
+            assert named[name] == ("adamw", 5e-4 if parameter.ndim == 2 else 0.0), name
     filters = next(parameter for parameter in model.parameters() if parameter.ndim == 4)
     before = filters.detach().clone()
     model(torch.rand(4, 3, 32, 32)).sum().backward()
@@ -115,8 +120,70 @@ def test_rates_by_layer_are_refused() -> None:
 def test_a_parameter_without_a_gradient_stays() -> None:
     used, unused = nn.Parameter(draw(3, 4)), nn.Parameter(draw(3, 4))
     before = unused.detach().clone()
-    groups = [{"params": [used, unused], "weight_decay": 0.1, "orthogonalise": True}]
+    groups = [{"params": [used, unused], "weight_decay": 0.1, "kind": "muon"}]
     used.sum().backward()
     Muon(groups, lr=0.1).step()
     assert torch.equal(unused, before)
     assert not torch.equal(used, draw(3, 4))
+
+
+def test_filters_of_a_fixed_norm_and_sgd_for_the_rest() -> None:
+    """One step and a second one of the reference's optimiser, written out by hand."""
+    recipe = dataclasses.replace(recipe_for("speednet-reference"), head_lr=2.0, bias_lr=0.5)
+    torch.manual_seed(0)
+    model = build_model(recipe).double()
+    optimiser = build_optimiser(recipe, model)
+    twin = copy.deepcopy(model)
+    named = dict(twin.named_parameters())
+    biases = [parameter for name, parameter in named.items() if parameter.ndim == 1 and parameter.requires_grad]
+    wd = recipe.weight_decay
+    plain = torch.optim.SGD(
+        [
+            {"params": [named["head.weight"]], "lr": recipe.head_lr, "weight_decay": wd / recipe.head_lr},
+            {"params": biases, "lr": recipe.bias_lr, "weight_decay": wd / recipe.bias_lr},
+        ],
+        momentum=recipe.rest_momentum, nesterov=True,
+    )  # fmt: skip
+    momenta: dict[str, torch.Tensor] = {}
+    for seed in range(2):
+        pixels = draw(8, 3, 32, 32, seed=seed).double()
+        for network, stepper in ((model, optimiser), (twin, plain)):
+            network.train()
+            network.zero_grad()
+            network(pixels).square().sum().backward()
+            stepper.step()
+        with torch.no_grad():
+            for name, parameter in named.items():
+                if parameter.ndim == 4 and parameter.grad is not None:
+                    momenta[name] = momenta.get(name, 0) * recipe.momentum + parameter.grad
+                    direction = parameter.grad + recipe.momentum * momenta[name]
+                    rows = len(parameter)
+                    update = orthogonalise(direction.view(1, rows, -1), steps=3).view_as(parameter)
+                    parameter.copy_(parameter * rows**0.5 / parameter.norm() - recipe.lr * update)
+    assert len(momenta) == 6
+    for name, mine in model.named_parameters():
+        torch.testing.assert_close(mine, named[name], rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_the_whitening_bias_is_trained_for_its_epochs(few: tuple[Split, Split], tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        recipe_for("speednet-reference"), model="speednet", epochs=3, batch_size=100, whitening_epochs=1, compile="no",
+        head_lr=1.0, bias_lr=0.1,
+    )  # fmt: skip
+    biases: list[torch.Tensor] = []
+
+    class Watch:
+        def log(self, row: Mapping[str, float]) -> None:
+            assert len(biases) == row["epoch"] - 1
+            biases.append(load_file(tmp_path / "model.safetensors")["whitening.bias"])
+
+        def close(self) -> None: ...
+
+    empty = few[1].select(torch.arange(0))
+    state = train(recipe, few[0], empty, folder=tmp_path, loggers=[Watch()])
+    assert biases[0].abs().max() > 0
+    assert torch.equal(biases[0], biases[1])
+    assert torch.equal(biases[0], biases[2])
+    rates = [row["learning_rate"] for row in state.rows]
+    assert rates[0] > rates[1] > rates[2] > 0  # of the filters
+    assert not state.model.whitening.bias.requires_grad  # type: ignore[union-attr]
