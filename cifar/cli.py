@@ -330,6 +330,30 @@ def show_data(
     show.result_text(f"contact sheet: {path}")
 
 
+@app.command()
+def bench(
+    only: Annotated[
+        str, typer.Option("--only", help="training, data, loading, inference or memory, instead of all.")
+    ] = "",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds that count.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny sizes: to see that it runs; the figures mean nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all measurements as JSON.")] = False,
+    data: Data = "",
+) -> None:
+    """Measure training, data path, loading, inference and memory here, against textbook PyTorch (on the CPU)."""
+    from cifar.bench.suite import QUICK, Scale, as_record, run_suite
+
+    dataset = open_data(data)
+    scale = QUICK if quick else Scale(repeats=repeats)
+    lines = run_suite(dataset, scale=scale, only=only, say=show.say)
+    if as_json:
+        print(json.dumps(as_record(lines), indent=2))
+    else:
+        show.bench(lines)
+
+
 def main() -> NoReturn:
     """The command `cifar`."""
     sys.exit(run_app(app, sys.argv[1:], program="cifar"))

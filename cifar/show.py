@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from cifar.bench.suite import Line
     from cifar.data.cifar10 import Dataset, Split
     from cifar.training.loop import Tick
 
@@ -200,6 +201,27 @@ def data(dataset: "Dataset", splits: Mapping[str, "Split"]) -> None:
     for name, values in zip(("mean", "standard deviation"), pixel_statistics(splits["train"].images), strict=True):
         pixels.add_row(name, *(f"{value:.8f}" for value in values.tolist()))
     stdout.print(pixels)
+
+
+def bench(lines: "Sequence[Line]") -> None:
+    """Print measured lines: median, range, the alternative's median, the ratio and the share of the machine's peak."""
+    rows: list[tuple[str, ...]] = [("", "median", "lowest", "highest", "other", "ratio", "peak")]
+    for line in lines:
+        other = figure(line.other.median) if line.other else ""
+        ratio = f"{line.ratio:.2f} ×" if line.ratio else ""
+        share = f"{line.share:.0%}" if line.share else ""
+        ours = (figure(value) for value in (line.ours.median, line.ours.low, line.ours.high))
+        rows.append((f"{line.name}, {line.unit}", *ours, other, ratio, share))
+    for name, *cells in rows:  # a table of rich's would cut figures off where it is piped
+        result_text(f"{name:<32}" + "".join(f"{cell:>9}" for cell in cells))
+    for against in dict.fromkeys(line.against for line in lines if line.against):
+        names = ", ".join(line.name for line in lines if line.against == against)
+        result_text(f"other: {against} ({names})")
+
+
+def figure(value: float) -> str:
+    """A number to read: three figures at least, thousands apart."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def interval(ends: Sequence[float]) -> str:

@@ -1,0 +1,108 @@
+"""`cifar bench` runs, and measures what it says. How fast is for the bench itself: nothing here is timed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar.bench import suite, textbook
+from cifar.bench.suite import Line, operations
+from cifar.bench.timing import Timing, in_turn
+from cifar.cli import app, run_app
+from cifar.data.cifar10 import Dataset, load
+from cifar.recipes import recipe_for
+
+
+def test_alternatives_take_turns_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+
+    def measure(name: str, value: float) -> float:
+        order.append(name)
+        return value * len(order)
+
+    timings = in_turn({"a": lambda: measure("a", 1.0), "b": lambda: measure("b", 10.0)}, repeats=3)
+    assert order == ["a", "b"] * 4
+    assert timings["a"].values == (3.0, 5.0, 7.0)
+    assert (timings["b"].median, timings["b"].low, timings["b"].high) == (60.0, 40.0, 80.0)
+
+
+@pytest.mark.parametrize("unit, ratio", [("images/s", 2.0), ("s", 0.5)])
+def test_a_ratio_above_one_is_ours_better(unit: str, ratio: float) -> None:
+    assert Line("x", unit, Timing((4.0,)), Timing((2.0,))).ratio == ratio
+    assert Line("x", unit, Timing((4.0,))).ratio is None
+
+
+def test_operations_of_a_network_counted_by_hand() -> None:
+    """cnn: a forward pass has two a multiplication and addition; a backward pass twice that, but for the first layer,
+    whose input needs no gradient."""
+    from cifar.models import build_model
+
+    model = build_model(recipe_for("cnn"))
+    layers: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        weight = module.weight
+        positions = output[0].numel() // weight.shape[0]
+        layers.append(2 * weight.numel() * positions)
+        assert inputs
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)  # type: ignore[arg-type]
+    model(torch.rand(1, 3, 32, 32))
+    assert operations(recipe_for("cnn")) == 3 * sum(layers) - layers[0]
+
+
+def test_torchvision_reads_what_was_written(sample: Dataset, tmp_path: Path) -> None:
+    training, test = load(sample, "train"), load(sample, "test")
+    textbook.write_python_batches(training, test, tmp_path)
+    theirs = textbook.open_torchvision(tmp_path)
+    assert len(theirs) == 1000
+    assert torch.equal(torch.from_numpy(theirs.data).permute(0, 3, 1, 2), training.images)
+    assert theirs.targets == training.labels.tolist()
+    pixels, label = theirs[3]
+    assert pixels.shape == (3, 32, 32)
+    assert label == training.labels[3]
+
+
+def test_the_textbook_learns(sample: Dataset, tmp_path: Path) -> None:
+    """What ours is measured against must be a training, not a loop that does nothing."""
+    training = load(sample, "train")
+    textbook.write_python_batches(training, load(sample, "test"), tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+    before = model[1].weight.detach().clone()
+    assert textbook.train_steps(model, textbook.open_torchvision(tmp_path), batch_size=50, steps=2) > 0
+    assert not torch.equal(model[1].weight, before)
+
+
+@pytest.mark.filterwarnings("default")  # of worker processes, where this one has threads
+def test_the_bench_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["bench", "--quick", "--data", "sample", "--json"], program="cifar") == 0
+    record = json.loads(capsys.readouterr().out)
+    names = [line["name"] for line in record["lines"]]
+    assert names[:4] == ["peak, matrices", "peak, 3×3 filters", "train cnn", "train speednet"]
+    assert "memory, speednet-reference" in names
+    for line in record["lines"]:
+        assert line["median"] > 0, line
+        assert (line["other_median"] is None) == (line["ratio"] is None)
+    assert record["machine"]["cores"] >= 1
+
+
+def test_one_group_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["bench", "--quick", "--data", "sample", "--only", "inference"], program="cifar") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["median", "lowest", "highest", "other", "ratio", "peak"]
+    assert [line.split(",")[0] for line in lines[1:3]] == ["predict cnn", "predict speednet"]
+    assert run_app(app, ["bench", "--data", "sample", "--only", "speed"], program="cifar") == 2
+    assert "choose from training, data, loading, inference, memory" in capsys.readouterr().err
+
+
+def test_peak_memory_is_this_process_and_not_its_parent(sample: Dataset) -> None:
+    held = torch.ones(2_000_000_000, dtype=torch.uint8)
+    (line,) = suite.memory_lines(sample, scale=dataclasses.replace(suite.QUICK, networks=()))
+    assert held.sum() > 0
+    assert line.name == "memory, speednet-reference"
+    assert 0.1 < line.ours.median < 1.5
