@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,23 +62,29 @@ def per_class(probs: Tensor, labels: Tensor) -> dict[str, list[float]]:
     Returns:
         precision, recall, f1 (fractions) and support (whole numbers), each a list of 10.
     """
-    from torchmetrics.functional.classification import (
-        multiclass_f1_score,
-        multiclass_precision,
-        multiclass_recall,
-    )
-
-    predicted = probs.argmax(dim=1)
+    metrics, predicted = torchmetrics_classification(), probs.argmax(dim=1)
+    every: dict[str, Any] = {"num_classes": len(CLASSES), "average": "none"}
     return {
-        "precision": multiclass_precision(predicted, labels, num_classes=len(CLASSES), average="none").tolist(),
-        "recall": multiclass_recall(predicted, labels, num_classes=len(CLASSES), average="none").tolist(),
-        "f1": multiclass_f1_score(predicted, labels, num_classes=len(CLASSES), average="none").tolist(),
+        "precision": metrics.multiclass_precision(predicted, labels, **every).tolist(),
+        "recall": metrics.multiclass_recall(predicted, labels, **every).tolist(),
+        "f1": metrics.multiclass_f1_score(predicted, labels, **every).tolist(),
         "support": labels.bincount(minlength=len(CLASSES)).tolist(),
     }
 
 
 def confusion_matrix(probs: Tensor, labels: Tensor) -> Tensor:
     """Counts, int64 [10, 10]: row the label, column the prediction."""
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
+    matrix: Tensor = torchmetrics_classification().multiclass_confusion_matrix(
+        probs.argmax(dim=1), labels, num_classes=len(CLASSES)
+    )
+    return matrix
 
-    return multiclass_confusion_matrix(probs.argmax(dim=1), labels, num_classes=len(CLASSES))
+
+def torchmetrics_classification() -> Any:
+    """The module of torchmetrics' functions; it imports torchvision, which may need repair first."""
+    from cifar.models.repair import repair_torchvision
+
+    repair_torchvision()
+    from torchmetrics.functional import classification
+
+    return classification

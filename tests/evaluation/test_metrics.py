@@ -1,6 +1,8 @@
 """Metrics against scikit-learn, slow loops and formulas written out."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,3 +113,9 @@ def test_confusion_equals_a_slow_loop(logits: Tensor, labels: Tensor) -> None:
     for label, predicted in zip(labels.tolist(), logits.argmax(dim=1).tolist(), strict=True):
         expected[label, predicted] += 1
     assert torch.equal(confusion_matrix(logits.softmax(dim=1), labels), expected)
+
+
+def test_metrics_need_nothing_that_was_imported_before() -> None:
+    """torchmetrics imports torchvision, which cannot be imported beside every build of torch."""
+    code = "import torch; from cifar.evaluation.metrics import per_class; per_class(torch.eye(10), torch.arange(10))"
+    subprocess.run([sys.executable, "-c", code], check=True)
