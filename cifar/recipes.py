@@ -260,9 +260,9 @@ def previt_cpu() -> Recipe:
     without native bf16 train it in fp32, in about 1.7 times the time. Not on record yet.
     """
     return Recipe(
-        model="previt", weights="packaged", image_size=98, early_image_size=70, early_epochs=7, pool="avg",
-        epochs=10, batch_size=64, optimiser="adamw", lr=3e-4, weight_decay=0.05, decay_all=False, layer_decay=0.75,
-        schedule="cosine", warmup_epochs=1, clip_norm=1.0, crop_padding=4, crop_mode="reflect", flip=0.5,
+        model="previt", weights="packaged", image_size=98, early_image_size=70, early_epochs=4, pool="avg",
+        epochs=6, batch_size=64, optimiser="adamw", lr=3e-4, weight_decay=0.05, decay_all=False, layer_decay=0.75,
+        schedule="cosine", warmup_epochs=0.5, clip_norm=1.0, crop_padding=4, crop_mode="reflect", flip=0.5,
         label_smoothing=0.1, drop_path=0.1, precision="bf16",
     )  # fmt: skip
 

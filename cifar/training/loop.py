@@ -27,7 +27,7 @@ from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_compile, choose_precision
+from cifar.machine import choose_compile
 from cifar.models import build_model, prepare_model
 from cifar.models.frozen import freeze, trainable_end
 from cifar.models.pretrained import feed_early
@@ -35,6 +35,7 @@ from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
 from cifar.training.optimisers import build_optimiser, freeze_finished
+from cifar.training.precision import open_fabric
 from cifar.training.schedules import lr_factor, plateau
 from cifar.training.state import State, restore_state, save_state
 
@@ -91,12 +92,11 @@ def train(
     Raises:
         WorldError: the loss is no longer finite, or a checkpoint cannot be read.
     """
-    precision, precision_remark = choose_precision(recipe.precision, device=device)
+    fabric, precision_remark = open_fabric(recipe.precision, device=device)
     compiled, compile_remark = choose_compile(recipe.compile, device=device)
     for remark in filter(None, (precision_remark, compile_remark)):
         say(remark)
     torch.set_flush_denormal(True)  # denormals slow trained convolutions 20 to 50 times (pytorch#19651)
-    fabric = Fabric(accelerator=device, devices=1, precision=precision)
     torch.manual_seed(recipe.seed)  # weights and dropout: the one place of hidden randomness
     state = new_state(recipe, training, fabric=fabric)
     if resume:
