@@ -1,4 +1,4 @@
-"""What the terminal shows, for cli.py: live bars (a plain line an epoch where there is no terminal), results."""
+"""What the terminal shows, for the verbs: live bars (a plain line an epoch where there is no terminal), results."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence

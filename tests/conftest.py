@@ -1,5 +1,6 @@
 """What several tests share: the sample, opened once; a cache of its own, that no test touches the person's; a hub."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from cifar.models.pretrained import create
 
 # Small batches gain nothing from a second thread, and lose a hundredfold where other work holds the other core.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 
 
 @pytest.fixture(scope="session")

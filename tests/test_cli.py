@@ -191,7 +191,7 @@ def test_resume_continues_and_a_finished_run_is_left_alone(
         yield lambda: next(steps)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cifar.cli.stop_on_signal", stop_after_a_few_steps)
+        patch.setattr("cifar.cli.train.stop_on_signal", stop_after_a_few_steps)
         assert cifar("train", *QUICK, "-s", tmp_path / "broken") == 130
     assert cifar("train", "--resume", tmp_path / "broken") == 0
     assert cifar("train", *QUICK, "-s", tmp_path / "whole") == 0
@@ -216,7 +216,7 @@ def test_cross_validation_stops_and_resumes_between_folds(
 
     flags = [*QUICK, "--folds", "3", "--seed", "10"]
     with monkeypatch.context() as patch:
-        patch.setattr("cifar.cli.stop_on_signal", stop_in_the_second_fold)
+        patch.setattr("cifar.cli.train.stop_on_signal", stop_in_the_second_fold)
         assert cifar("train", *flags, "-s", tmp_path) == 130
     assert f"--resume {tmp_path}" in capsys.readouterr().err
     assert json.loads((tmp_path / "crossval.json").read_text())["finished"] is False

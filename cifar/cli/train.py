@@ -1,12 +1,11 @@
-"""Verbs and flags: the only file that prints results, asks and exits."""
+"""`cifar train`, and the script train.py with its questions."""
 
 import dataclasses
 import datetime
-import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,21 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cifar import show
+from cifar.cli.app import INTERRUPTED, Data, Device, app, data_of, open_data, run_app
 from cifar.errors import InputError, WorldError
 from cifar.machine import choose_device, choose_precision
 from cifar.recipes import RECIPES, Recipe, read_recipe, recipe_for, to_json, training_share, with_settings
 
 if TYPE_CHECKING:
-    from cifar.data.cifar10 import Dataset
     from cifar.jobs import Job
-
-INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
-app = typer.Typer(
-    help="Train, test, understand and use an image classifier on CIFAR-10.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 Model = Annotated[
     str,
@@ -39,7 +30,6 @@ Model = Annotated[
 Epoch = Annotated[int | None, typer.Option("-e", "--epoch", help="Passes over the training images.")]
 BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images a step.")]
 LearningRate = Annotated[float | None, typer.Option("-l", "--learning-rate", help="Learning rate at its highest.")]
-Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best present.")]
 CrossValidate = Annotated[bool, typer.Option("-c", "--cross-validate", help="Cross-validate on 5 folds of the 50,000.")]
 Wandb = Annotated[bool, typer.Option("-w", "--wandb", help="Log to Weights & Biases.")]
 SaveFolder = Annotated[
@@ -47,10 +37,6 @@ SaveFolder = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and augmentation.")]
 Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds; implies --cross-validate.")]
-Data = Annotated[
-    str,
-    typer.Option("--data", help="A folder or archive of CIFAR-10, or `sample`; default the cache, else a download."),
-]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="field=value, any field of the recipe; may be repeated.")
 ]
@@ -180,14 +166,6 @@ def resumed_job(folder: Path) -> "Job":
     return Job(run_recipe(folder), folder, cross_validate=(folder / CROSSVAL).exists(), resume=True)
 
 
-def data_of(folder: Path) -> str:
-    """What --data has to be to read the data of a run or cross-validation again: the sample, or the cached whole."""
-    from cifar.runs import CROSSVAL, SUMMARY, read_json
-
-    record = read_json(folder / (CROSSVAL if (folder / CROSSVAL).exists() else SUMMARY))
-    return "sample" if record["data"].startswith("SAMPLE") else ""
-
-
 def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
     """Train, test and report one run or all folds of a cross-validation."""
     from cifar.jobs import Stopped, Watch, run_folds, run_one
@@ -244,18 +222,6 @@ def remove_empty(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def open_data(data: str, *, source: str = "") -> "Dataset":
-    """The data set, fetched with a progress bar if it is not in the cache."""
-    from cifar.data.cifar10 import open_dataset
-    from cifar.jobs import sample_note
-
-    with show.byte_progress() as progress:
-        dataset = open_dataset(data, source=source, say=show.say, progress=progress)
-    if dataset.is_sample:
-        show.say(sample_note(dataset))
-    return dataset
-
-
 def show_plan(job: "Job", data: str) -> None:
     """Print the recipe as JSON, then what would happen, without touching data or disk."""
     from cifar.data.cifar10 import cache_folder
@@ -275,88 +241,6 @@ def show_plan(job: "Job", data: str) -> None:
         f"folder: {job.folder}",
     )
     show.result_text("\n".join(lines))
-
-
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of tables.")] = False,
-    device: Device = "",
-    data: Data = "",
-) -> None:
-    """Accuracy with interval, loss, figures a class; writes evaluation.json, predictions.npz and confusion.png."""
-    from cifar.jobs import Watch, evaluate_and_draw
-    from cifar.runs import CROSSVAL, run_recipe
-
-    if split not in ("test", "validation"):
-        raise InputError(f"There is no split {split!r}: choose test or validation.")
-    if (run / CROSSVAL).exists():
-        raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
-    run_recipe(run)
-    device = choose_device(device)
-    dataset = open_data(data or data_of(run))
-    watch = Watch(show.say, lambda: False, show.training_display, show.image_progress, show.fold_result)
-    evaluation = evaluate_and_draw(run, dataset, split=split, purpose="cifar evaluate", device=device, watch=watch)
-    if as_json:
-        print(json.dumps(evaluation, indent=2))
-    else:
-        show.evaluation(evaluation, run)
-
-
-@app.command("data")
-def show_data(
-    data: Data = "",
-    source: Annotated[
-        str, typer.Option("--source", help="cache, path, npm or official, instead of trying in this order.")
-    ] = "",
-    sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default beside the cached data.")
-    ] = None,
-) -> None:
-    """Fetch and verify CIFAR-10; show its source, checksum, counts and pixel statistics; draw a contact sheet."""
-    from cifar.data.cifar10 import cache_folder, load
-    from cifar.jobs import sample_note
-    from cifar.reporting.figures import draw_contact_sheet
-
-    dataset = open_data(data, source=source)
-    splits = {part: load(dataset, part) for part in ("train", "test")}
-    show.data(dataset, splits)
-    path = sheet or cache_folder() / ("contact-sheet-sample.png" if dataset.is_sample else "contact-sheet.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(
-        splits["train"].images, splits["train"].labels, path, title=dataset.name, note=sample_note(dataset)
-    )
-    show.result_text(f"contact sheet: {path}")
-
-
-@app.command()
-def bench(
-    only: Annotated[
-        str, typer.Option("--only", help="training, data, loading, inference or memory, instead of all.")
-    ] = "",
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds that count.")] = 5,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Tiny sizes: to see that it runs; the figures mean nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all measurements as JSON.")] = False,
-    data: Data = "",
-) -> None:
-    """Measure training, data path, loading, inference and memory here, against textbook PyTorch (on the CPU)."""
-    from cifar.bench.suite import QUICK, Scale, as_record, run_suite
-
-    dataset = open_data(data)
-    scale = QUICK if quick else Scale(repeats=repeats)
-    lines = run_suite(dataset, scale=scale, only=only, say=show.say)
-    if as_json:
-        print(json.dumps(as_record(lines), indent=2))
-    else:
-        show.bench(lines)
-
-
-def main() -> NoReturn:
-    """The command `cifar`."""
-    sys.exit(run_app(app, sys.argv[1:], program="cifar"))
 
 
 def train_main() -> NoReturn:
@@ -389,27 +273,3 @@ def ask_for_arguments() -> list[str]:
     arguments += ["-c"] * answers.cross_validate + ["-w"] * answers.wandb
     show.say(f"python3 train.py {shlex.join(arguments)}")
     return ["train", *arguments]
-
-
-def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
-    """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code."""
-    try:
-        return app(list(arguments), prog_name=program, obj=list(arguments), standalone_mode=False) or 0
-    except (typer.TyperException, InputError) as error:
-        sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        if sentence:  # empty where the help was printed instead
-            show.say(f"{program}: {sentence}")
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
-        show.say("Interrupted.")
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has gone; nothing more can be told
-        return 1
-    except WorldError as error:
-        show.say(f"{program}: {error}")
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        show.say(f"{program}: {where}{error.strerror or error}.")
-        return 1
