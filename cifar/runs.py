@@ -6,7 +6,9 @@
     last.ckpt            everything needed to continue exactly; taken away when the run is finished
     summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
-    evaluation.json, predictions.npz, confusion.png    written by evaluation
+    evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    written by evaluation
+    references.json      against people and known faults of the test set, by `cifar evaluate --references`
+    corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
 """
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
+REFERENCES, CORRUPTIONS = "references.json", "corruptions.json"
+PICTURES = ("curves.png", "confusion.png", "reliability.png", "mistakes.png", "corruptions.png")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,10 +102,9 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove a former run's files, and nothing that a run did not write."""
-    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL):
+    results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS)
+    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *PICTURES):
         (folder / name).unlink(missing_ok=True)
-    for picture in ("curves.png", "confusion.png"):
-        (folder / picture).unlink(missing_ok=True)
     for fold in sorted(folder.glob("fold-*")):
         clear(fold)
 

@@ -116,19 +116,20 @@ def both_ways(pixels: Pixels, weights: np.ndarray) -> Pixels:
     """Apply a map of lines, [to, from], to rows and to columns."""
     weights = weights.astype(np.float32)
     rows = np.matmul(weights, pixels.reshape(*pixels.shape[:2], -1)).reshape(pixels.shape)  # over rows
-    return np.matmul(weights, rows)  # over columns, [N, 32, 32, C]
+    both: Pixels = np.matmul(weights, rows)  # over columns, [N, 32, 32, C]
+    return both
 
 
 def brightness(pixels: Pixels, more: float, random: Random) -> Pixels:  # noqa: ARG001
     """Add to the value of hue, saturation and value."""
-    value = pixels.max(axis=3, keepdims=True)
-    brighter = np.minimum(value + np.float32(more), 1)
+    value: Pixels = pixels.max(axis=3, keepdims=True)
+    brighter: Pixels = np.minimum(value + np.float32(more), 1)
     return np.where(value > 0, pixels * (brighter / np.maximum(value, 1e-6)), brighter)
 
 
 def contrast(pixels: Pixels, share: float, random: Random) -> Pixels:  # noqa: ARG001
     """Keep so much of the distance to each channel's mean."""
-    mean = pixels.mean(axis=(1, 2), keepdims=True)
+    mean: Pixels = pixels.mean(axis=(1, 2), keepdims=True)
     return mean + np.float32(share) * (pixels - mean)
 
 

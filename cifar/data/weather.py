@@ -16,7 +16,8 @@ def fog(pixels: Pixels, setting: tuple[float, float], random: Random) -> Pixels:
     weight, decay = setting
     cloud = clouds(len(pixels), side=pixels.shape[1], decay=decay, random=random)
     brightest = pixels.max(axis=(1, 2, 3), keepdims=True)
-    return (pixels + np.float32(weight) * cloud) * brightest / (brightest + np.float32(weight))
+    foggy: Pixels = (pixels + np.float32(weight) * cloud) * brightest / (brightest + np.float32(weight))
+    return foggy
 
 
 def clouds(num_images: int, *, side: int, decay: float, random: Random) -> Pixels:
@@ -30,22 +31,16 @@ def clouds(num_images: int, *, side: int, decay: float, random: Random) -> Pixel
     step, height = side, 1.0
     while step > 1:
         half = step // 2
-        corners = heights[:, ::step, ::step]
-        centres = four(corners, [(0, 0), (-1, 0), (0, -1), (-1, -1)])
-        heights[:, half::step, half::step] = displace(centres, height, random)
-        centres = heights[:, half::step, half::step]
-        left = (corners + np.roll(corners, -1, axis=2) + centres + np.roll(centres, 1, axis=1)) / 4
-        heights[:, ::step, half::step] = displace(left, height, random)
-        below = (corners + np.roll(corners, -1, axis=1) + centres + np.roll(centres, 1, axis=2)) / 4
-        heights[:, half::step, ::step] = displace(below, height, random)
+        corners, centres = heights[:, ::step, ::step], heights[:, half::step, half::step]  # views
+        pairs = corners + np.roll(corners, -1, axis=2)
+        centres[:] = displace((pairs + np.roll(pairs, -1, axis=1)) / 4, height, random)
+        heights[:, ::step, half::step] = displace((pairs + centres + np.roll(centres, 1, axis=1)) / 4, height, random)
+        pairs = corners + np.roll(corners, -1, axis=1)
+        heights[:, half::step, ::step] = displace((pairs + centres + np.roll(centres, 1, axis=2)) / 4, height, random)
         step, height = half, height / decay**2
     heights -= heights.min(axis=(1, 2), keepdims=True)
-    return (heights / heights.max(axis=(1, 2), keepdims=True)).astype(np.float32)[..., None]
-
-
-def four(heights: np.ndarray, rolls: list[tuple[int, int]]) -> np.ndarray:
-    """Mean of a grid [N, H, W] and itself rolled by rows and columns."""
-    return sum(np.roll(heights, roll, axis=(1, 2)) for roll in rolls) / len(rolls)
+    cloud: Pixels = (heights / heights.max(axis=(1, 2), keepdims=True)).astype(np.float32)[..., None]
+    return cloud
 
 
 def displace(heights: np.ndarray, height: float, random: Random) -> np.ndarray:
@@ -82,4 +77,5 @@ def snow(pixels: Pixels, setting: tuple[float, float, float, float, int, float, 
     layer = smear(layer, (radius, spread), random.uniform(-135, -45, size=len(pixels)))
     grey = (pixels @ GREY)[..., None]
     whitened = np.maximum(pixels, grey * 1.5 + 0.5)
-    return np.float32(weight) * pixels + np.float32(1 - weight) * whitened + layer + layer[:, ::-1, ::-1]
+    snowy: Pixels = np.float32(weight) * pixels + np.float32(1 - weight) * whitened + layer + layer[:, ::-1, ::-1]
+    return snowy

@@ -123,7 +123,8 @@ def compare_with_corrections(probs: Tensor, labels: Tensor, references: Referenc
 
 def entropy(probs: Tensor) -> Tensor:
     """Entropy of each row in nats, float64 [N]; 0·log 0 is 0."""
-    return torch.special.entr(probs.double()).sum(dim=1)
+    parts: Tensor = torch.special.entr(probs.double())
+    return parts.sum(dim=1)
 
 
 def cross_entropy(target: Tensor, probs: Tensor) -> float:
