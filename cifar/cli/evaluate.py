@@ -130,7 +130,8 @@ def show_references(references: Mapping[str, Any]) -> None:
     show.result_text(
         f"label errors: accuracy {share(errors['without_unconfirmed'])} without the {errors['num_unconfirmed']} "
         f"unconfirmed labels; on the {errors['num_corrected']} with a confirmed correction the model sides with the "
-        f"correction {errors['sides_with_correction']} times, with the label {errors['sides_with_label']} times"
+        f"correction {errors['sides_with_correction']} times, with the label {errors['sides_with_label']}, "
+        f"with neither {errors['sides_with_neither']}"
     )
     show.result_text(
         f"near-duplicates (ciFAIR): accuracy {twins['all']['share']:.2%}, without the {twins['num_images']} that have "

@@ -149,7 +149,7 @@ def reference_file(
     if name not in REFERENCES:
         raise InputError(f"There is no reference {name!r}: choose from {', '.join(REFERENCES)}.")
     reference, folder = REFERENCES[name], make_cache_folder() / "references"
-    remedy = f"try again later, or place the file from {reference.url} in {folder}"
+    remedy = f"try again later, or place the file in {folder}"
     pooch.get_logger().setLevel("ERROR")
 
     def downloader(url: str, output: Any, _pooch: object) -> None:

@@ -99,7 +99,7 @@ def test_a_broken_connection_is_tried_again(server: type[Server]) -> None:
 
 def test_wrong_bytes_are_not_kept_and_the_remedy_is_said(server: type[Server]) -> None:
     server.content = b"no, these"
-    with pytest.raises(WorldError, match=r"other bytes .* place the file from .*c\.npy in .*references"):
+    with pytest.raises(WorldError, match=r"c\.npy brings other bytes .* place the file in .*references"):
         reference_file(NAME)
     assert files() == []
 
