@@ -17,6 +17,7 @@ severity has a generator of its own, so that one can be made alone.
 """
 
 import hashlib
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,6 +122,22 @@ def corrupted_images(images: Tensor, name: str, severity: int, *, seed: int, dat
             "CIFAR_HOME to another disk."
         ) from None
     return corrupted, True
+
+
+def check_room(num_images: int, *, seed: int, data_sha256: str) -> None:
+    """Refuse to begin what the disk cannot keep.
+
+    Raises:
+        WorldError: names the folder, what is needed and what is free.
+    """
+    folder = corruptions_folder(seed=seed, data_sha256=data_sha256)
+    num_missing = len(CORRUPTIONS) * len(SEVERITIES) - len(list(folder.glob("*.npz")))
+    needed, free = num_missing * num_images * 3 * 32 * 32, shutil.disk_usage(make_cache_folder()).free
+    if free < needed:
+        raise WorldError(
+            f"{folder} needs {needed / 1e6:,.0f} MB for the corrupted images and {free / 1e6:,.0f} MB are free: "
+            "free some or set CIFAR_HOME to another disk."
+        )
 
 
 def corruptions_folder(*, seed: int, data_sha256: str) -> Path:

@@ -186,6 +186,20 @@ def test_a_new_version_is_another_cache(images: Tensor, monkeypatch: pytest.Monk
     assert corrupted_images(images, "fog", 1, seed=0, data_sha256="a")[1]
 
 
+def test_too_little_space_is_told_before(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = {"seed": 0, "data_sha256": "a"}
+    needed = 75 * len(images) * 3072
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: type("Usage", (), {"free": free})())
+        if fits:
+            corruptions.check_room(len(images), **where)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(WorldError, match=r"9 MB .*CIFAR_HOME"):
+                corruptions.check_room(len(images), **where)  # type: ignore[arg-type]
+    corrupted_images(images, "fog", 1, **where)  # type: ignore[arg-type]
+    corruptions.check_room(len(images), **where)  # type: ignore[arg-type]
+
+
 def test_a_forbidden_disk_is_one_sentence(images: Tensor) -> None:
     cache_folder().mkdir()
     Path(cache_folder() / "corruptions").write_text("a file where the folder belongs")
