@@ -1,7 +1,7 @@
 """What is compared of a run: its last evaluation, as its folder holds it; and whether runs can be compared at all.
 
-Reads `predictions.npz`, `evaluation.json`, `summary.json` and `recipe.json`. No image and no model is opened, so this is
-no new reading of the test split: those were counted when the predictions were made.
+Reads `predictions.npz`, `evaluation.json`, `summary.json` and `recipe.json`. No image and no model is opened, so this
+is no new reading of the test split: those were counted when the predictions were made.
 """
 
 import shlex

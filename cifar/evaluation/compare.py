@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar.evaluation.comparable import Run
+from cifar.evaluation.conclusions import conclude
 from cifar.evaluation.metrics import mean_interval, wilson_interval
 from cifar.evaluation.paired import CONFIDENCE, NUM_RESAMPLES, compare_pair, holm, majority_vote
 from cifar.evaluation.published import rank_published
@@ -30,7 +31,7 @@ def compare_runs(
         published: predicted classes of other models, int64 [N] each, on the same images (`published.read_published`).
     """
     first, several = runs[0], len(runs) > 1
-    return {
+    result: dict[str, Any] = {
         "data": first.data,
         "data_sha256": first.data_sha256,
         "split": first.split,
@@ -47,6 +48,7 @@ def compare_runs(
         if published
         else None,
     }
+    return result | {"conclusions": conclude(result)}
 
 
 def describe_run(run: Run) -> dict[str, Any]:

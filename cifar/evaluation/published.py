@@ -81,5 +81,6 @@ def rank_published(
         "rank": rank(ours),
         "num_ranked": len(counts),
         "accuracy": ours / num_images,
+        "accuracy_interval": list(wilson_interval(ours, num_images)),
         "models": [model | {"holm_p": p} for model, p in zip(models, corrected, strict=True)],
     }
