@@ -131,7 +131,8 @@ def show_recipes(result: Mapping[str, Any]) -> None:
         pairs.append((pair["first"], pair["second"], points(pair["difference"], sign=True), *tests, both))
     show_table(pairs, num_names=2)
     show.result_text(
-        "Welch: the means over seeds, on these images; over seeds and images: a hierarchical bootstrap, both drawn anew"
+        "Welch: the means over seeds, on these images; over seeds and images: a hierarchical bootstrap, both drawn "
+        "anew (too narrow with few seeds: where it is the narrower one, trust Welch's)"
     )
 
 
@@ -140,17 +141,22 @@ def show_published(one: Mapping[str, Any]) -> None:
     from cifar.evaluation.conclusions import figure_of_p, points, points_range
 
     show.result_text(f"\n{one['run']} among {len(one['models'])} published networks (Recht et al. 2018)")
-    rows = [("rank", "network", "accuracy", "95 % interval", "points", "95 % interval", "McNemar p", "agreement")]
+    rows = [
+        ("rank", "network", "accuracy", "95 % interval", "points", "95 % interval", "McNemar p", "Holm p", "agreement")
+    ]
     models = [
         (model["rank"], model["model"], f"{model['accuracy']:.2%}", show.interval(model["accuracy_interval"]),
          points(model["difference"], sign=True), points_range(model["interval"], sign=True),
-         figure_of_p(model["mcnemar_p"]), f"{model['agreement']:.2%}")
+         figure_of_p(model["mcnemar_p"]), figure_of_p(model["holm_p"]), f"{model['agreement']:.2%}")
         for model in one["models"]
     ]  # fmt: skip
     ours = (one["rank"], f"> {one['run']}", f"{one['accuracy']:.2%}", show.interval(one["accuracy_interval"]))
-    ranked = sorted([*models, (*ours, "", "", "", "")], key=lambda row: row[0])
+    ranked = sorted([*models, (*ours, *[""] * 5)], key=lambda row: row[0])
     show_table(rows + [(str(rank), *cells) for rank, *cells in ranked], num_names=2)
-    show.result_text(f"points: accuracy of the network less that of {one['run']}, paired on the same images")
+    show.result_text(
+        f"points: accuracy of the network less that of {one['run']}, paired on the same images; Holm p: corrected for "
+        f"the {len(models)} networks"
+    )
 
 
 def show_table(rows: Sequence[Sequence[str]], *, num_names: int) -> None:

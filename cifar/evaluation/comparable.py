@@ -83,7 +83,7 @@ def read_run(folder: Path, *, name: str) -> Run:
     recipe, path = run_recipe(folder), folder / PREDICTIONS
     remedy = f"make it with `cifar evaluate {shlex.quote(str(folder))}`"
     if not path.exists():
-        raise WorldError(f"{folder} has no {PREDICTIONS}: {remedy}.")
+        raise WorldError(f"{folder} has no {PREDICTIONS}: {remedy}, which is counted as a reading of the test set.")
     evaluation, summary = read_json(folder / EVALUATION), read_json(folder / SUMMARY)
     try:
         with np.load(path) as arrays:

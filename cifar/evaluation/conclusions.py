@@ -88,9 +88,9 @@ def conclude_published(one: Mapping[str, Any]) -> str:
     sure = [model for model in one["models"] if model["holm_p"] < LEVEL]
     better = sum(model["difference"] > 0 for model in sure)
     return (
-        f"{one['run']} ranks {one['rank']} of {one['num_ranked']}: {better} published networks are better and "
-        f"{len(sure) - better} worse (McNemar p below {LEVEL}, corrected for {len(one['models'])}); "
-        f"{len(one['models']) - len(sure)} cannot be told apart from it."
+        f"{one['run']} ranks {one['rank']} of {one['num_ranked']}: {better} of the published networks better, "
+        f"{len(sure) - better} worse, {len(one['models']) - len(sure)} that cannot be told apart from it "
+        f"(McNemar p against {LEVEL}, corrected for {len(one['models'])})."
     )
 
 

@@ -7,7 +7,8 @@ turned it round. Two answers for the recipes themselves:
   seed, so it is right for a claim like "on the CIFAR-10 test set, recipe A is better on average".
 - The hierarchical bootstrap asks how the difference would vary **with other seeds and other images** alike. Its
   interval is for a claim about images of this kind. It can only redraw the seeds there are, which with few of them
-  makes their share of the luck too small: by a factor (n - 1) / n in variance for n seeds.
+  makes their share of the luck too small: by a factor (n - 1) / n in variance for n seeds, and without Student's
+  allowance for a variance known from few. Where it comes out narrower than Welch's, trust Welch's.
 """
 
 import warnings
@@ -24,6 +25,9 @@ CHUNK = 1_000  # resamples at a time, which bounds the memory
 
 def welch(first: ArrayLike, second: ArrayLike, *, confidence: float = CONFIDENCE) -> dict[str, Any]:
     """Welch's t test (1947) of two means: variances may differ.
+
+    In simulations of equal spreads its 95 % interval covers 95.6 % with five seeds each, 96.5 % with three and 97.6 %
+    with two: few seeds make it wide, not wrong.
 
     Args:
         first, second: accuracies, a seed each; two seeds or more.
