@@ -45,7 +45,7 @@ class Run:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The likeliest classes, int64 [N]."""
-        return self.probs.argmax(axis=1)
+        return np.asarray(self.probs.argmax(axis=1), dtype=np.int64)
 
     @property
     def hits(self) -> NDArray[np.bool_]:
@@ -120,8 +120,9 @@ def difference_from(run: Run, first: Run) -> str:
         return f"was evaluated on {data}, {first.name} on {other}"
     if run.split != first.split:
         return f"was evaluated on its {run.split} images, {first.name} on its {first.split} images"
-    if run.split == "validation" and (held := held_out(run.recipe)) != (other := held_out(first.recipe)):
-        return f"held out other validation images ({as_words(held)}) than {first.name} ({as_words(other)})"
+    held, wanted = held_out(run.recipe), held_out(first.recipe)
+    if run.split == "validation" and held != wanted:
+        return f"held out other validation images ({as_words(held)}) than {first.name} ({as_words(wanted)})"
     if len(run.labels) != len(first.labels):
         return f"has predictions for {len(run.labels):,} images, {first.name} for {len(first.labels):,}"
     if not np.array_equal(run.labels, first.labels):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.05  # of p, that of the 95 % intervals
+ONE_SEED = "one seed each, so the luck of the seed is not in it"
 
 
 def conclude(result: Mapping[str, Any]) -> list[str]:
@@ -27,19 +28,17 @@ def conclude_pair(result: Mapping[str, Any]) -> str:
     pair = result["pairs"][0]
     one_recipe = len(result["recipes"]) == 1
     return (
-        f"{verdict(pair, p=pair['mcnemar_p'])}, 95 % interval {points_range(signed_interval(pair))}, "
+        f"{verdict(pair, p=pair['mcnemar_p'])}, 95 % interval {points_range(signed(pair['interval'], pair))}, "
         f"McNemar {p_words(pair['mcnemar_p'])} (paired over {images(result)}; "
         + ("two runs of one recipe, so this is the luck of the seed)." if one_recipe else f"{ONE_SEED}).")
     )
 
 
-ONE_SEED = "one seed each, so the luck of the seed is not in it"
-
-
 def conclude_runs(result: Mapping[str, Any]) -> str:
     """Which of several runs is ahead, and of which others."""
     best = max(result["runs"], key=lambda run: run["accuracy"])["run"]
-    better, apart = [], []
+    better: list[str] = []
+    apart: list[str] = []
     for pair in result["pairs"]:
         if best in (pair["first"], pair["second"]):
             other = pair["second"] if pair["first"] == best else pair["first"]
@@ -55,17 +54,17 @@ def conclude_runs(result: Mapping[str, Any]) -> str:
 def conclude_recipes(pair: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]) -> str:
     """Whether two recipes differ, by their seeds and by seeds and images together."""
     seeds = {recipe["recipe"]: f"{recipe['recipe']} ({len(recipe['seeds'])} seeds)" for recipe in recipes}
-    named = pair | {"first": seeds[pair["first"]], "second": seeds[pair["second"]]}
-    test = pair["welch"]
+    first, second, test = seeds[pair["first"]], seeds[pair["second"]], pair["welch"]
     if test["p"] is None:
         by_seeds = "no accuracy varies with its seed, so Welch's test says nothing"
-        words = f"{named['first']} and {named['second']}: {points(abs(pair['difference']))} points apart in the mean"
+        words = f"{first} and {second}: {points(abs(pair['difference']))} points apart in the mean"
     else:
         corrected = "" if test["holm_p"] == test["p"] else f", {p_words(test['holm_p'])} corrected"
-        ends = points_range(signed_interval(pair | {"interval": test["interval"]}))
+        ends = points_range(signed(test["interval"], pair))
         by_seeds = f"Welch's 95 % interval over the seeds {ends}, {p_words(test['p'])}{corrected}"
-        words = verdict(named | {"interval": test["interval"]}, p=test["holm_p"]) + " in the mean"
-    both = signed_interval(pair | {"interval": pair["hierarchical_interval"]})
+        named = {**pair, "first": first, "second": second, "interval": test["interval"]}
+        words = verdict(named, p=test["holm_p"]) + " in the mean"
+    both = signed(pair["hierarchical_interval"], pair)
     holds_zero = ", which holds 0" if both[0] <= 0 <= both[1] else ""
     return f"{words}; {by_seeds}; over seeds and images {points_range(both)}{holds_zero}."
 
@@ -107,9 +106,9 @@ def verdict(pair: Mapping[str, Any], *, p: float) -> str:
     return f"Whether {ahead} is better than {behind} is on the edge: it leads by {by}"
 
 
-def signed_interval(pair: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval of the better less the worse."""
-    low, high = pair["interval"]
+def signed(interval: Sequence[float], pair: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval of first less second as that of the better less the worse."""
+    low, high = interval
     return (low, high) if pair["difference"] >= 0 else (-high, -low)
 
 

@@ -66,7 +66,7 @@ def rank_published(
     def rank(num_correct: int) -> int:
         return 1 + sum(count > num_correct for count in counts)
 
-    models = [
+    models: list[dict[str, Any]] = [
         {
             "rank": rank(hits[name]),
             "model": name,
