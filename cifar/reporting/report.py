@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar.data.split import CLASSES
+from cifar.errors import InputError, WorldError
+from cifar.evaluation.conclusions import figure_of_p
 from cifar.files import write_text
 from cifar.reporting.records import Record
 from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves
@@ -37,7 +39,13 @@ def render(records: Sequence[Record], *, command: str) -> str:
         loader=PackageLoader("cifar", "reporting"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "interval": interval, "duration": duration, "points": points}
+    environment.filters |= {
+        "percent": percent,
+        "interval": interval,
+        "duration": duration,
+        "points": points,
+        "p": figure_of_p,
+    }
     ranked = sorted(records, key=lambda record: -record.summary["test_accuracy"])
     return environment.get_template("report.html.jinja").render(
         title=records[0].name if len(records) == 1 else f"{len(records)} runs",
@@ -75,7 +83,19 @@ def describe_together(records: Sequence[Record]) -> dict[str, Any]:
             accuracy_against(records, value=lambda one: one.summary["parameters"], unit="parameters"),
         ],
         "machines": sorted({machine_of(record.summary) for record in records}),
+        "comparison": compare([record.folder for record in records]),
     }
+
+
+def compare(folders: Sequence[Path]) -> dict[str, Any]:
+    """What `compare_runs` says of runs, or under "reason" a sentence why it cannot."""
+    from cifar.evaluation.comparable import read_runs
+    from cifar.evaluation.compare import compare_runs
+
+    try:
+        return compare_runs(read_runs(folders))
+    except (InputError, WorldError) as error:
+        return {"reason": str(error)}
 
 
 def changed_fields(recipe: Mapping[str, Any]) -> dict[str, str]:

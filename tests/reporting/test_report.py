@@ -5,10 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from browser import needs_browser, open_page
+from made_runs import make_probs
 
 from cifar.cli import app, run_app
+from cifar.data.split import Split
+from cifar.evaluation.evaluate import evaluate
+from cifar.evaluation.testing import write_predictions
 from cifar.reporting.records import distinct_names, read_records
 from cifar.reporting.report import changed_fields, render, shaded_confusion
 from cifar.reporting.vectors import short_number, style
@@ -89,6 +95,28 @@ def test_a_run_without_evaluation_names_the_command(tmp_path: Path) -> None:
     html = render(read_records([tmp_path / "bare"]), command="cifar report")
     assert "cifar evaluate bare" in html
     assert "Confusion" not in html
+
+
+def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> None:
+    labels = np.arange(10_000) % 10
+    folders = [tmp_path / "a", tmp_path / "b"]
+    probs = [make_probs(labels, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+    for folder, own in zip(folders, probs, strict=True):
+        shutil.copytree(RESULTS / "cnn", folder)
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(
+            json.dumps(evaluation | evaluate(torch.from_numpy(own), torch.from_numpy(labels), split="test"))
+        )
+        part = Split(torch.empty(0), torch.from_numpy(labels))
+        write_predictions(folder, torch.from_numpy(own), part, split="test")
+    html = render(read_records(folders), command="cifar report")
+    better, worse = ((own.argmax(axis=1) == labels).mean() for own in probs)
+    assert f"<td>a less b</td><td>{100 * (better - worse):+.2f}</td>" in html
+    assert "McNemar p &lt; 0.001" in html
+    (folders[1] / "predictions.npz").unlink()
+    html = render(read_records(folders), command="cifar report")
+    assert "Not compared:" in html
+    assert "a less b" not in html
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
