@@ -49,12 +49,16 @@ def read_image(source: Source) -> Tensor:
         return decode(source, name="the image")
     name = f"{source}" if isinstance(source, str | Path) else "the image"
     try:
+        if isinstance(source, str | Path) and not Path(source).is_file():
+            if not Path(source).exists():
+                raise InputError(f"There is no file {name}.")
+            raise WorldError(f"{name} is no file but a folder, device or pipe: name an image file.")
         # Only the header is read here, so that the lock is held for a moment.
         with _filters, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=readable_formats())
-    except FileNotFoundError:
-        raise InputError(f"There is no file {name}.") from None
+    except (InputError, WorldError):
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise too_large(name) from None
     except UnidentifiedImageError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_runs import make_run
 from PIL import Image
 from torch import Tensor
 
@@ -17,22 +18,15 @@ from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.predict import predict
 from cifar.files import write_json
-from cifar.models import build_model
-from cifar.recipes import recipe_for, with_settings
-from cifar.runs import load_network, save_weights, write_recipe
+from cifar.recipes import recipe_for
+from cifar.runs import load_network, write_recipe
 from cifar.serving.classifier import Classifier, to_images
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a CNN with random weights whose recipe wants two views."""
-    folder = tmp_path_factory.mktemp("runs") / "cnn"
-    folder.mkdir()
-    recipe = with_settings(recipe_for("cnn"), ["views=mirror"])
-    write_recipe(folder, recipe)
-    torch.manual_seed(0)
-    save_weights(folder, build_model(recipe).state_dict())
-    return folder
+    return make_run(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
 
 
 @pytest.fixture(scope="module")

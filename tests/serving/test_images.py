@@ -319,7 +319,7 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     for name in ("text.png", "empty.png", "script.eps"):
         with pytest.raises(WorldError, match=name):
             read_image(tmp_path / name)
-    with pytest.raises(WorldError, match="directory"):
+    with pytest.raises(WorldError, match="folder"):
         read_image(tmp_path)
     with pytest.raises(InputError, match=r"There is no file .*none\.png"):
         read_image(str(tmp_path / "none.png"))
