@@ -7,6 +7,7 @@
     summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
     evaluation.json, predictions.npz, confusion.png    written by evaluation
+    model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
 """
@@ -16,6 +17,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
+ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,10 +101,16 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove a former run's files, and nothing that a run did not write."""
-    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL):
+    for name in (
+        RECIPE, METRICS, WEIGHTS, CHECKPOINT, SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, ONNX, ONNX_INT8, EXPORT,
+    ):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
     for picture in ("curves.png", "confusion.png"):
         (folder / picture).unlink(missing_ok=True)
+    if (folder / EXPORTED / EXPORT).exists():
+        clear(folder / EXPORTED)
+        with suppress(OSError):  # it holds something else
+            (folder / EXPORTED).rmdir()
     for fold in sorted(folder.glob("fold-*")):
         clear(fold)
 
@@ -120,6 +129,21 @@ def run_recipe(folder: Path) -> Recipe:
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} is not a run folder: it holds no {RECIPE}.")
     return read_recipe(folder / RECIPE)
+
+
+def data_of_run(folder: Path) -> dict[str, str]:
+    """The name and checksum of the data set that a run was trained on, under "data" and "data_sha256".
+
+    Also of a folder that `cifar export` made; both are "" where a folder holds nothing but recipe and weights.
+
+    Raises:
+        WorldError: the file that tells is damaged.
+    """
+    for name in (SUMMARY, EXPORT):
+        if (folder / name).exists():
+            record = read_json(folder / name)
+            return {key: str(record.get(key, "")) for key in ("data", "data_sha256")}
+    return {"data": "", "data_sha256": ""}
 
 
 def save_weights(folder: Path, state: Mapping[str, "Tensor"]) -> None:
