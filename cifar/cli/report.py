@@ -21,11 +21,11 @@ def report(
 ) -> None:
     """One HTML file of all that is known of runs: curves, figures, machine, commands; of several, a leaderboard."""
     from cifar.reporting.records import read_records
-    from cifar.reporting.report import write_report
+    from cifar.reporting.report import CORRUPTIONS, REFERENCES, write_report
 
     path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the HTML file, such as --output {path / 'report.html'}.")
-    records = read_records(runs)
+    records = read_records(runs, extras=(REFERENCES, CORRUPTIONS))
     write_report(records, path, command=shlex.join(["cifar", *context.obj]))
     show.result_text(f"{path}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in a browser")

@@ -16,6 +16,8 @@ from cifar.reporting.records import Record
 from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves
 from cifar.runs import EVALUATION
 
+REFERENCES, CORRUPTIONS, MISTAKES = "references.json", "corruptions.json", "mistakes.png"
+
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
     """Write the report of some runs, whole.
@@ -69,6 +71,9 @@ def describe(record: Record) -> dict[str, Any]:
         "recipe": changed_fields(record.summary["recipe"]),
         "curves": curves_of_run(record),
         "evaluation": evaluation,
+        "references": record.found.get(REFERENCES),
+        "corruptions": record.found.get(CORRUPTIONS),
+        "mistakes": picture(record.folder / MISTAKES) if (record.folder / MISTAKES).exists() else None,
         "confusion": shaded_confusion(evaluation["confusion"]) if evaluation else None,
         "commands": [record.summary["command"], *commands_after(record)],
     }
