@@ -10,6 +10,7 @@
     references.json      against people and known faults of the test set, by `cifar evaluate --references`
     corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
     report.html          all of this on a page, by `cifar report`
+    card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
-REFERENCES, CORRUPTIONS, REPORT = "references.json", "corruptions.json", "report.html"
+REFERENCES, CORRUPTIONS, REPORT, CARD = "references.json", "corruptions.json", "report.html", "card.md"
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 MISTAKES = "mistakes.png"
 PICTURES = ("curves.png", "confusion.png", "reliability.png", MISTAKES, "corruptions.png")
@@ -107,8 +108,9 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove a former run's files, and nothing that a run did not write."""
-    results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS, REPORT, ONNX, ONNX_INT8, EXPORT)
-    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *PICTURES):
+    results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS)
+    made_of_them = (*PICTURES, REPORT, CARD, ONNX, ONNX_INT8, EXPORT)
+    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *made_of_them):
         (folder / name).unlink(missing_ok=True)
     if (folder / EXPORTED / EXPORT).exists():
         clear(folder / EXPORTED)
