@@ -9,6 +9,9 @@
     evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    written by evaluation
     references.json      against people and known faults of the test set, by `cifar evaluate --references`
     corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
+    report.html          all of this on a page, by `cifar report`
+    card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
+    model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
 """
@@ -18,6 +21,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
-REFERENCES, CORRUPTIONS = "references.json", "corruptions.json"
-PICTURES = ("curves.png", "confusion.png", "reliability.png", "mistakes.png", "corruptions.png")
+REFERENCES, CORRUPTIONS, REPORT, CARD = "references.json", "corruptions.json", "report.html", "card.md"
+ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
+MISTAKES = "mistakes.png"
+PICTURES = ("curves.png", "confusion.png", "reliability.png", MISTAKES, "corruptions.png")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,8 +109,13 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 def clear(folder: Path) -> None:
     """Remove a former run's files, and nothing that a run did not write."""
     results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS)
-    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *PICTURES):
+    made_of_them = (*PICTURES, REPORT, CARD, ONNX, ONNX_INT8, EXPORT)
+    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *made_of_them):
         (folder / name).unlink(missing_ok=True)
+    if (folder / EXPORTED / EXPORT).exists():
+        clear(folder / EXPORTED)
+        with suppress(OSError):  # it holds something else
+            (folder / EXPORTED).rmdir()
     for fold in sorted(folder.glob("fold-*")):
         clear(fold)
 
@@ -123,6 +134,21 @@ def run_recipe(folder: Path) -> Recipe:
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} is not a run folder: it holds no {RECIPE}.")
     return read_recipe(folder / RECIPE)
+
+
+def data_of_run(folder: Path) -> dict[str, str]:
+    """The name and checksum of the data set that a run was trained on, under "data" and "data_sha256".
+
+    Also of a folder that `cifar export` made; both are "" where a folder holds nothing but recipe and weights.
+
+    Raises:
+        WorldError: the file that tells is damaged.
+    """
+    for name in (SUMMARY, EXPORT):
+        if (folder / name).exists():
+            record = read_json(folder / name)
+            return {key: str(record.get(key, "")) for key in ("data", "data_sha256")}
+    return {"data": "", "data_sha256": ""}
 
 
 def save_weights(folder: Path, state: Mapping[str, "Tensor"]) -> None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset, Split
     from cifar.training.loop import Tick
 
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji, since a file may be called :cat:.png.
+stdout = Console(highlight=False, soft_wrap=True, emoji=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(sentence: str) -> None:

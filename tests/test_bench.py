@@ -9,10 +9,10 @@ import torch
 
 from cifar.bench import suite, textbook
 from cifar.bench.suite import Line, operations
-from cifar.bench.timing import Timing, in_turn
 from cifar.cli import app, run_app
 from cifar.data.cifar10 import Dataset, load
 from cifar.recipes import recipe_for
+from cifar.timing import Timing, in_turn
 
 
 def test_alternatives_take_turns_and_the_first_round_does_not_count() -> None:

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from cifar.bench import textbook
-from cifar.bench.timing import Timing, in_turn, seconds
 from cifar.data.augment import crop_and_flip, draw_flips, draw_offsets
 from cifar.data.batches import batches, draw_order, to_pixels
 from cifar.data.cifar10 import Dataset, load
@@ -29,6 +28,7 @@ from cifar.evaluation.predict import predict
 from cifar.machine import describe_commit, describe_machine, describe_versions
 from cifar.models import build_model
 from cifar.recipes import Recipe, recipe_for
+from cifar.timing import Timing, in_turn, seconds
 from cifar.training.loop import train
 
 NETWORKS = {"cnn": "cnn", "resnet20": "resnet", "resnet18": "resnet18", "vit": "vit", "speednet": "speednet"}

@@ -1,0 +1,141 @@
+"""`cifar predict`: what a trained network says of image files."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cifar import show
+from cifar.cli.app import Device, app
+from cifar.errors import InputError
+
+if TYPE_CHECKING:
+    from cifar.serving.classifier import Predictions
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one that `cifar export` made.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Image files; folders, searched below too; patterns; - reads such names from the input."),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list, an object and a line for each file.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values under a line of names.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, max=10, help="How many classes to print for each file.")] = 2,
+    tta: Annotated[
+        str, typer.Option("--tta", help="Average over views: none, mirror or shift; default as in the run's recipe.")
+    ] = "",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 500,
+    device: Device = "",
+) -> None:
+    """Class, probability and runner-up of image files of any size: the square in the middle, antialiased to 32×32.
+
+    Exit code 1 when a file could not be read: each has its line on standard error, and the others are predicted.
+    """
+    from cifar.evaluation.predict import VIEWS
+    from cifar.serving.classifier import load_model
+    from cifar.serving.files import predict_files
+
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other: give one of them.")
+    if tta and tta not in VIEWS:
+        raise InputError(f"There are no views {tta!r}: choose from {', '.join(VIEWS)}.")
+    failures: list[str] = []
+
+    def unreadable(sentence: str) -> None:
+        failures.append(sentence)
+        show.say(printable(sentence))
+
+    classifier = load_model(run, device=device)
+    if classifier.trained_on.startswith("SAMPLE"):
+        show.say(f"{classifier.trained_on}: THIS NETWORK HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING")
+    names = gather(files, unreadable=unreadable)
+    with show.image_progress("images") as progress:
+        read, predictions = predict_files(
+            classifier, names, views=tta, batch_size=batch_size, unreadable=unreadable, progress=progress
+        )
+    write = write_json if as_json else write_csv if as_csv else write_table
+    write(read, predictions, top)
+    if failures:
+        raise typer.Exit(1)
+
+
+def gather(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -> list[str]:
+    """The files that the arguments stand for; of a list on the input, a wrong name is only reported.
+
+    Raises:
+        InputError: an argument stands for nothing, or the list is empty.
+    """
+    from cifar.serving.files import find_images
+
+    names = []
+    for argument in arguments:
+        if argument != "-":
+            names += find_images(argument, unreadable=unreadable)
+            continue
+        listed = listed_names()
+        if not listed:
+            raise InputError("The list on standard input is empty: give a path a line.")
+        for name in listed:
+            try:
+                names += find_images(name, unreadable=unreadable)
+            except InputError as error:
+                unreadable(str(error))
+            except OSError as error:
+                unreadable(f"{name} cannot be read: {error.strerror}.")
+    return names
+
+
+def listed_names() -> list[str]:
+    """The paths on standard input: a line each, or ended by zero bytes, as `find -print0` writes them."""
+    data = sys.stdin.buffer.read()
+    parts = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [os.fsdecode(part) for part in parts if part.strip()]
+
+
+def write_table(names: Sequence[str], predictions: "Predictions", top: int) -> None:
+    """Print a line a file in columns that a pipe leaves as they are."""
+    from rich.cells import cell_len
+
+    if not names:
+        return
+    shown = [printable(name) for name in names]
+    width = max(map(cell_len, ["file", *shown]))
+    ranks = ["class", "runner-up", *(f"{number}th" if number > 3 else "3rd" for number in range(3, top + 1))]
+    print("file".ljust(width) + "".join(f"  {rank:<10}  probability" for rank in ranks[:top]))
+    for name, row in zip(shown, predictions.top(top), strict=True):
+        cells = "".join(f"  {label:<10}  {prob:>11.2%}" for label, prob in row)
+        print(name + " " * (width - cell_len(name)) + cells)
+
+
+def write_csv(names: Sequence[str], predictions: "Predictions", top: int) -> None:
+    """Print file, class, probability, then class_2, probability_2 and so on."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    ends = ["", *(f"_{number}" for number in range(2, top + 1))]
+    writer.writerow(["file", *(f"{word}{end}" for end in ends for word in ("class", "probability"))])
+    for name, row in zip(names, predictions.top(top), strict=True):
+        writer.writerow([printable(name), *(cell for label, prob in row for cell in (label, f"{prob:.6f}"))])
+
+
+def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> None:
+    """Print a list of {"file", "class", "probability", "top": [{"class", "probability"}, …]}, an object a line."""
+    lines = []
+    for name, row in zip(names, predictions.top(top), strict=True):
+        ranked: list[dict[str, Any]] = [{"class": label, "probability": prob} for label, prob in row]
+        lines.append(json.dumps({"file": name, **ranked[0], "top": ranked}))
+    print("[" + ",".join(f"\n{line}" for line in lines) + "\n]")
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that a terminal would act on or cannot show: names of files hold anything."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

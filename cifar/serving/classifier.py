@@ -1,0 +1,178 @@
+"""A trained network to use from Python: `load_model(run).predict(images)`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from cifar.data.split import CLASSES
+from cifar.errors import InputError
+from cifar.evaluation.predict import predict
+from cifar.machine import choose_device
+from cifar.recipes import Recipe
+from cifar.runs import CROSSVAL, data_of_run, load_network, run_recipe
+from cifar.serving.images import SIDE, Source, read_image
+
+Pixels = NDArray[np.uint8] | Tensor
+Images = Source | Pixels | Sequence[Source | Pixels]
+
+ONE, MANY = "[32, 32, 3] or [3, 32, 32]", "[N, 32, 32, 3] or [N, 3, 32, 32]"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of N images.
+
+    Attributes:
+        probs: float32 [N, 10] on the CPU, rows sum to 1.
+        classes: the names of the ten columns.
+    """
+
+    probs: Tensor
+    classes: tuple[str, ...] = CLASSES
+
+    def __len__(self) -> int:
+        return len(self.probs)
+
+    @property
+    def labels(self) -> Tensor:
+        """The likeliest class of every image, int64 [N], an index into `classes`."""
+        return self.probs.argmax(dim=1)
+
+    @property
+    def names(self) -> list[str]:
+        """The likeliest class of every image, by name."""
+        return [self.classes[label] for label in self.labels.tolist()]
+
+    def top(self, num_classes: int) -> list[list[tuple[str, float]]]:
+        """The likeliest classes of every image with their probabilities, the likeliest first.
+
+        Raises:
+            InputError: fewer than one class, or more than there are.
+        """
+        if not 1 <= num_classes <= len(self.classes):
+            raise InputError(f"There are {len(self.classes)} classes: {num_classes} cannot be given.")
+        probs, labels = self.probs.sort(dim=1, descending=True, stable=True)  # of equals the first, as in argmax
+        return [
+            [(self.classes[label], prob) for label, prob in zip(*row, strict=True)]
+            for row in zip(labels[:, :num_classes].tolist(), probs[:, :num_classes].tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with the recipe that it came from.
+
+    Attributes:
+        network: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10]; in evaluation mode.
+        recipe: of its run.
+        device: cpu, mps or cuda: where it computes.
+        trained_on: the name of its data set; "" where the folder does not tell.
+    """
+
+    network: nn.Module
+    recipe: Recipe
+    device: str
+    trained_on: str
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        views: str = "",
+        batch_size: int = 500,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Predictions:
+        """Probabilities of the ten classes, by the same path as in the evaluation of the run.
+
+        Args:
+            images: one image or a sequence of them, in any mixture of
+                - paths, files opened in binary mode and Pillow's pictures of any size and kind: see `read_image`;
+                - arrays or tensors of bytes (uint8), RGB, 32×32 pixels: [32, 32, 3] or [3, 32, 32];
+                or one array or tensor of many: [N, 32, 32, 3] or [N, 3, 32, 32]. N may be 0.
+            views: none, mirror (2 views) or shift (6): the mean over views of each image; "" are those of the recipe.
+            batch_size: images at a time: changes memory and speed, not the result beyond rounding.
+            progress: gets images done and images in all, after each batch.
+
+        Returns:
+            as many predictions as images, in their order.
+
+        Raises:
+            InputError: no such file or views; pixels that are no bytes or of another shape.
+            WorldError: a file that is no image, truncated or too large; see `read_image`.
+        """
+        probs = predict(
+            self.network,
+            to_images(images),
+            device=self.device,
+            views=views or self.recipe.views,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return Predictions(probs)
+
+
+def load_model(run: str | Path, *, device: str = "") -> Classifier:
+    """The trained network of a run.
+
+    Args:
+        run: a run's folder, or one that `cifar export --format safetensors` made.
+        device: cpu, mps or cuda; "" is the best present.
+
+    Raises:
+        InputError: no such folder, the folder of a cross-validation, or a device that is absent.
+        WorldError: the weights are absent, damaged or of another network.
+    """
+    folder = Path(run).expanduser()
+    if (folder / CROSSVAL).exists():
+        raise InputError(f"{folder} holds a cross-validation: name one of its folds, such as {folder / 'fold-0'}.")
+    recipe = run_recipe(folder)
+    return Classifier(load_network(folder), recipe, choose_device(device), data_of_run(folder)["data"])
+
+
+def to_images(images: Images) -> Tensor:
+    """What `Classifier.predict` takes, as uint8 [N, 3, 32, 32]."""
+    if isinstance(images, np.ndarray | Tensor):
+        return from_pixels(images)
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return torch.cat([torch.empty(0, 3, SIDE, SIDE, dtype=torch.uint8), *map(one_image, images)])
+    return one_image(images)
+
+
+def one_image(image: Any) -> Tensor:
+    """An element of what `Classifier.predict` takes, as uint8 [1, 3, 32, 32]."""
+    if not isinstance(image, np.ndarray | Tensor):
+        if not isinstance(image, str | Path | Image.Image) and not hasattr(image, "read"):
+            raise InputError(f"A {type(image).__name__} is no image: give paths, files, Pillow's images or arrays.")
+        return read_image(image)[None]
+    if image.ndim != 3:
+        raise InputError(f"An array of shape {list(image.shape)} in a list: each must be one image, {ONE}.")
+    return from_pixels(image)
+
+
+def from_pixels(pixels: Pixels) -> Tensor:
+    """An array of one or many images, as uint8 [N, 3, 32, 32].
+
+    Raises:
+        InputError: not bytes, or not one of the four shapes; nothing is guessed from a shape that could mean two.
+    """
+    if str(pixels.dtype).removeprefix("torch.") != "uint8":
+        raise InputError(
+            f"The pixels are {pixels.dtype}: give bytes (uint8, 0 to 255), such as (255 * pixels).round()."
+        )
+    tensor = torch.as_tensor(pixels) if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+    batch = tensor[None] if tensor.ndim == 3 else tensor
+    if batch.shape[1:] == (SIDE, SIDE, 3):
+        batch = batch.permute(0, 3, 1, 2)  # [N, 3, 32, 32]
+    elif batch.shape[1:] != (3, SIDE, SIDE):
+        raise InputError(
+            f"The pixels have the shape {list(pixels.shape)}: give {ONE}, or {MANY} of many; "
+            "pictures of other sizes or kinds as files or as Pillow's images."
+        )
+    return batch

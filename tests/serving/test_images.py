@@ -1,0 +1,330 @@
+"""Pictures made in every mode that Pillow has, against what a person sees in them."""
+
+import io
+import math
+import struct
+import warnings
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar.data.cifar10 import Dataset, load
+from cifar.errors import InputError, WorldError
+from cifar.serving.images import MOST_PIXELS, eight_bits, image_suffixes, read_image
+
+ORANGE = (230, 120, 40)
+GREY = 144  # of ORANGE where a mode has no colours: its luma, 0.299 red + 0.587 green + 0.114 blue
+
+
+def stored(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def colour(result: torch.Tensor) -> list[int]:
+    """The one colour of an image."""
+    assert result.dtype == torch.uint8
+    assert result.shape == (3, 32, 32)
+    assert (result == result[:, :1, :1]).all()
+    return result[:, 0, 0].tolist()
+
+
+def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA", "QOI", "WEBP"])
+def test_32_by_32_passes_bit_for_bit(kind: str, sample: Dataset) -> None:
+    images = load(sample, "train").images[:3]
+    for image in [*images, torch.from_numpy(noise(32, 32)).permute(2, 0, 1)]:
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        options = {"lossless": True} if kind == "WEBP" else {}
+        assert torch.equal(read_image(stored(picture, kind, **options)), image)
+        assert torch.equal(read_image(picture), image)
+        opaque = picture.convert("RGBA")
+        assert torch.equal(read_image(opaque), image)
+
+
+MODES = [
+    ("RGB", "PNG", ORANGE, 0), ("RGB", "JPEG", ORANGE, 3), ("RGB", "WEBP", ORANGE, 0), ("RGB", "AVIF", ORANGE, 3),
+    ("RGB", "JPEG2000", ORANGE, 3), ("RGB", "ICO", ORANGE, 0), ("RGBA", "PNG", ORANGE, 0), ("RGBX", "TIFF", ORANGE, 0),
+    ("P", "PNG", ORANGE, 0), ("P", "GIF", ORANGE, 0), ("P", "BMP", ORANGE, 0), ("PA", "TIFF", ORANGE, 0),
+    ("CMYK", "TIFF", ORANGE, 2), ("CMYK", "JPEG", ORANGE, 3), ("YCbCr", "TIFF", ORANGE, 3), ("LAB", "TIFF", ORANGE, 4),
+    ("L", "PNG", (GREY,) * 3, 1), ("LA", "PNG", (GREY,) * 3, 1), ("1", "PNG", (255,) * 3, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode, kind, expected, tolerance", MODES)
+def test_a_colour_survives_every_mode(mode: str, kind: str, expected: tuple[int, ...], tolerance: int) -> None:
+    plain = Image.new("RGB", (64, 48), ORANGE if mode != "1" else "white")
+    if mode in ("P", "PA"):
+        picture = plain.quantize(4)
+        picture = picture if mode == "P" else picture.convert("PA")
+    elif mode == "LAB":
+        from PIL import ImageCms
+
+        picture = ImageCms.profileToProfile(
+            plain, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    else:
+        picture = plain.convert(mode)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = colour(read_image(stored(picture, kind, **options)))
+    assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["HSV", "RGBa", "La", "RGBX", "YCbCr"])
+def test_modes_that_only_live_in_memory(mode: str) -> None:
+    plain = Image.new("RGB", (40, 40), ORANGE)
+    picture = plain.convert("LA").convert("La") if mode == "La" else plain
+    picture = picture.convert("RGBA").convert("RGBa") if mode == "RGBa" else picture
+    picture = picture.convert(mode) if mode in ("HSV", "RGBX", "YCbCr") else picture
+    assert picture.mode == mode
+    found = colour(read_image(picture))
+    expected = (GREY,) * 3 if mode == "La" else ORANGE
+    assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 4
+
+
+def test_transparency_is_on_white() -> None:
+    assert colour(read_image(Image.new("RGBA", (50, 50), (200, 0, 0, 0)))) == [255, 255, 255]
+    half = colour(read_image(Image.new("RGBA", (50, 50), (200, 0, 0, 51))))  # alpha 0.2
+    assert half == [round(0.2 * 200 + 0.8 * 255), 204, 204]
+    assert colour(read_image(Image.new("LA", (50, 50), (0, 51)))) == [204] * 3
+    # What no eye can see has no influence: red behind full transparency beside black, opaque.
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 0)
+    pixels[:, 32:] = (0, 0, 0, 255)
+    result = read_image(Image.fromarray(pixels))
+    assert (result[0] == result[1]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_colour_of_a_palette_is_white(kind: str) -> None:
+    picture = Image.new("P", (32, 32), 1)
+    picture.putpalette([0, 0, 0, *ORANGE])
+    picture.paste(0, (0, 0, 32, 16))
+    result = read_image(stored(picture, kind, transparency=0))
+    assert (result[:, :16] == 255).all()
+    assert result[:, 31, 31].tolist() == list(ORANGE)
+
+
+@pytest.mark.parametrize("mode, kind", [("L", "PNG"), ("RGB", "PNG"), ("1", "PNG")])
+def test_a_transparent_colour_without_palette_is_white(mode: str, kind: str) -> None:
+    key = {"L": 100, "RGB": ORANGE, "1": 0}[mode]
+    picture = Image.new(mode, (32, 32), key)
+    assert colour(read_image(stored(picture, kind, transparency=key))) == [255, 255, 255]
+
+
+def test_sixteen_bits_keep_their_greys() -> None:
+    levels = np.arange(256, dtype=np.uint16).repeat(4).reshape(32, 32) * 257
+    for kind in ("PNG", "TIFF", "PPM"):
+        result = read_image(stored(Image.fromarray(levels), kind))
+        assert result[0].flatten().tolist() == (levels.flatten() // 257).tolist(), kind
+    dark = Image.fromarray(np.full((32, 32), 257 * 3, np.uint16))
+    assert colour(read_image(dark)) == [3, 3, 3]  # not made bright
+    big_endian = Image.frombytes("I;16B", (32, 32), levels.astype(">u2").tobytes())
+    assert read_image(big_endian)[1].flatten().tolist() == (levels.flatten() // 257).tolist()
+
+
+def test_sixteen_bits_in_colour() -> None:
+    """A 16-bit RGB PNG, which Pillow cannot write: made by hand as the format's definition says."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    pixel = struct.pack(">HHH", *(257 * level for level in ORANGE))
+    rows = (b"\0" + pixel * 32) * 32
+    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert colour(read_image(io.BytesIO(data))) == list(ORANGE)
+
+
+@pytest.mark.parametrize(
+    "values, mode, expected",
+    [
+        ([0.0, 0.5, 1.0], "F", [0, 128, 255]),
+        ([0.0, 127.0, 254.0], "F", [0, 127, 254]),
+        ([0.0, 257.0, 65_535.0], "F", [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], "F", [0, 128, 255]),
+        ([0.0, 1e6, 4e6], "F", [0, 64, 255]),
+        ([0, 1, 255], "I", [0, 1, 255]),
+        ([0, 257, 256], "I", [0, 1, 1]),
+        ([-100, 0, 100], "I", [0, 128, 255]),
+        ([0, 2**30, 2**31 - 1], "I", [0, 128, 255]),
+        ([5, 5, 5], "I;16", [0, 0, 0]),
+        ([-7, -7, -7], "I", [0, 0, 0]),
+    ],
+)
+def test_what_white_is(values: list[float], mode: str, expected: list[int]) -> None:
+    kind = {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode]
+    assert eight_bits(np.array([values], kind), mode=mode)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("mode, kind", [("I", np.int32), ("F", np.float32)])
+def test_wide_modes_by_file(mode: str, kind: type, tmp_path: Path) -> None:
+    values = np.arange(1024, dtype=kind).reshape(32, 32) / kind(1)
+    Image.fromarray(values.astype(kind)).save(tmp_path / "wide.tiff")
+    with Image.open(tmp_path / "wide.tiff") as image:
+        assert image.mode == mode
+    result = read_image(tmp_path / "wide.tiff")
+    assert result[2].flatten().tolist() == [round(value * 255 / 65_535) for value in range(1024)]
+
+
+def test_no_number_is_no_picture() -> None:
+    values = np.full((40, 40), np.nan, np.float32)
+    with pytest.raises(WorldError, match="not finite"):
+        read_image(stored(Image.fromarray(values), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_turns_it_upright(orientation: int, kind: str) -> None:
+    upright = Image.new("RGB", (64, 64), "white")
+    upright.paste("red", (0, 0, 32, 32))
+    upright.paste("blue", (32, 0, 64, 32))
+    # How a camera held otherwise stores it: the inverse of what the number asks a viewer to do.
+    turn = Image.Transpose
+    undo = {
+        1: None, 2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE, 6: turn.ROTATE_90, 7: turn.TRANSVERSE, 8: turn.ROTATE_270,
+    }[orientation]  # fmt: skip
+    picture = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    result = read_image(stored(picture, kind, exif=exif, **options)).int()
+    for place, expected in (((4, 4), (255, 0, 0)), ((4, 28), (0, 0, 255)), ((28, 4), (255, 255, 255))):
+        assert (result[:, *place] - torch.tensor(expected)).abs().max() < 20, (place, orientation)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (40, 40), name) for name in ("red", "green", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    file = stored(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with Image.open(file) as image:
+        assert getattr(image, "n_frames", 1) == 3
+    file.seek(0)
+    assert colour(read_image(file)) == [255, 0, 0]
+
+
+@pytest.mark.parametrize("height, width", [(32, 80), (81, 32), (33, 32), (32, 33), (32, 35)])
+def test_the_square_in_the_middle(height: int, width: int) -> None:
+    pixels = noise(height, width)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    expected = torch.from_numpy(pixels[top : top + 32, left : left + 32]).permute(2, 0, 1)
+    assert torch.equal(read_image(Image.fromarray(pixels)), expected)
+
+
+def slow_lanczos(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Lanczos with three lobes, stretched to the output's pixel where the image shrinks, channel by channel."""
+
+    def kernel(x: float) -> float:
+        return math.sin(math.pi * x) / (math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x / 3) if x else 1.0
+
+    side = len(pixels)
+    ratio = side / 32
+    width = max(1.0, ratio)
+    weights = np.zeros((32, side))
+    for row in range(32):
+        centre = (row + 0.5) * ratio
+        for column in range(side):
+            distance = (column + 0.5 - centre) / width
+            if abs(distance) < 3:
+                weights[row, column] = kernel(distance)
+    weights /= weights.sum(1, keepdims=True)
+    across = np.rint(np.einsum("ij,hjc->hic", weights, pixels.astype(float)).clip(0, 255))
+    return np.einsum("ij,jwc->iwc", weights, across).clip(0, 255)
+
+
+@pytest.mark.parametrize("side", [1, 7, 31, 33, 48, 64, 200])
+def test_the_resize_is_lanczos(side: int) -> None:
+    pixels = noise(side, side)
+    result = read_image(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
+    assert np.abs(result - slow_lanczos(pixels)).max() <= 1.0
+
+
+def test_fine_stripes_become_grey_and_no_false_pattern() -> None:
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::3] = 255  # a third of white: aliasing would show bands
+    result = read_image(Image.fromarray(stripes))[:, :, 2:-2]
+    assert (result.int() - 85).abs().max() <= 2
+
+
+def test_a_picture_is_left_as_it_is() -> None:
+    picture = Image.fromarray(noise(40, 50, 4))
+    before = picture.tobytes()
+    read_image(picture)
+    assert (picture.mode, picture.size, picture.tobytes()) == ("RGBA", (50, 40), before)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI"])
+def test_truncated_files_are_refused(kind: str) -> None:
+    data = stored(Image.fromarray(noise(64, 64)), kind).getvalue()
+    for share in (0.02, 0.5, 0.9):
+        with pytest.raises(WorldError):
+            read_image(io.BytesIO(data[: int(share * len(data))]))
+
+
+def test_damaged_bytes_never_raise_anything_else() -> None:
+    generator = np.random.default_rng(1)
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "TGA", "PSD", "DDS"):
+        source = Image.fromarray(noise(24, 24))
+        whole = stored(source, kind if kind != "PSD" else "PNG").getvalue()
+        for _ in range(20):
+            data = bytearray(whole)
+            for place in generator.integers(0, len(data), 6):
+                data[place] = generator.integers(256)
+            with suppress(WorldError):
+                assert read_image(io.BytesIO(bytes(data))).shape == (3, 32, 32)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few kilobytes that says it has this many pixels of one bit."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    packed = zlib.compress(b"\0" * 10_000, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("width, height", [(9_500, 9_500), (100_000, 100_000), (MOST_PIXELS + 1, 1)])
+def test_bombs_are_refused(width: int, height: int) -> None:
+    """The first is one that Pillow would only warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as a program that uses this may have set it
+        with pytest.raises(WorldError, match="more than 89,478,485 pixels"):
+            read_image(io.BytesIO(bomb(width, height)))
+
+
+def test_a_large_picture_that_is_no_bomb(tmp_path: Path) -> None:
+    Image.new("1", (5_000, 5_000), 1).save(tmp_path / "large.png")
+    assert colour(read_image(tmp_path / "large.png")) == [255, 255, 255]
+
+
+def test_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    for name in ("text.png", "empty.png", "script.eps"):
+        with pytest.raises(WorldError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(WorldError, match="folder"):
+        read_image(tmp_path)
+    with pytest.raises(InputError, match=r"There is no file .*none\.png"):
+        read_image(str(tmp_path / "none.png"))
+
+
+def test_suffixes() -> None:
+    assert {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"} <= image_suffixes()
+    assert not {".eps", ".ps", ".pdf", ".mpg", ".h5", ".txt"} & image_suffixes()
