@@ -8,10 +8,10 @@ from cifar.cli.app import app, run_app
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
 from cifar.cli.train import train_main
-from cifar.cli import evaluate, predict, inspect
+from cifar.cli import evaluate, predict, export, inspect
 
 # isort: on
-__all__ = ["app", "evaluate", "inspect", "main", "predict", "run_app", "train_main"]
+__all__ = ["app", "evaluate", "export", "inspect", "main", "predict", "run_app", "train_main"]
 
 
 def main() -> NoReturn:
