@@ -1,19 +1,48 @@
-"""Run folders with random weights, for tests that need a network and no training."""
+"""Run folders as `cifar train` leaves them after an evaluation, made from probabilities instead of a training."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from cifar.models import build_model
-from cifar.recipes import recipe_for, with_settings
-from cifar.runs import save_weights, write_recipe
+from cifar.data.cifar10 import SHA256, Split
+from cifar.evaluation.evaluate import evaluate
+from cifar.evaluation.testing import write_predictions
+from cifar.files import write_json
+from cifar.recipes import Recipe, cnn
+from cifar.runs import EVALUATION, SUMMARY, write_recipe
+
+SAMPLE = "SAMPLE OF CIFAR-10"
 
 
-def make_run(folder: Path, model: str, *settings: str) -> Path:
-    """Recipe and weights of a network, without anything else that a run leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = with_settings(recipe_for(model), settings)
+def make_probs(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.float32]:
+    """Probabilities [N, 10] whose likeliest class is the label for about this share of the images."""
+    generator = np.random.default_rng(seed)
+    classes = np.where(generator.random(len(labels)) < share, labels, (labels + generator.integers(1, 10)) % 10)
+    probs = generator.random((len(labels), 10)) + 2 * np.eye(10)[classes]
+    return (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_run(
+    folder: Path,
+    labels: NDArray[np.int64],
+    probs: NDArray[np.float32],
+    *,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    split: str = "test",
+    data: str = SAMPLE,
+) -> Path:
+    """A run folder with these predictions."""
+    recipe = dataclasses.replace(recipe or cnn(), seed=seed)
+    folder.mkdir(parents=True)
     write_recipe(folder, recipe)
-    torch.manual_seed(0)
-    save_weights(folder, build_model(recipe).state_dict())
+    record = {"data": data, "data_sha256": SHA256[data]["all"]}
+    evaluation = evaluate(torch.from_numpy(probs), torch.from_numpy(labels), split=split)
+    write_json(folder / EVALUATION, record | {"run": folder.name, "views": "none"} | evaluation)
+    write_json(folder / SUMMARY, record | {"test_readings": [{"time": "", "purpose": "a test"}]})
+    part = Split(torch.empty(0), torch.from_numpy(labels))
+    write_predictions(folder, torch.from_numpy(probs), part, split=split)
     return folder

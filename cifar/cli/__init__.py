@@ -8,10 +8,12 @@ from cifar.cli.app import app, run_app
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
 from cifar.cli.train import train_main
-from cifar.cli import evaluate, predict, export, inspect
+from cifar.cli import evaluate, compare, report, predict, export, inspect
 
 # isort: on
-__all__ = ["app", "evaluate", "export", "inspect", "main", "predict", "run_app", "train_main"]
+__all__ = [
+    "app", "compare", "evaluate", "export", "inspect", "main", "predict", "report", "run_app", "train_main",
+]  # fmt: skip
 
 
 def main() -> NoReturn:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_runs import make_run
 from PIL import Image
+from untrained_runs import make_untrained
 
 from cifar import load_model
 from cifar.cli import app, run_app
@@ -29,7 +29,7 @@ def predict(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
+    return make_untrained(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_names_steer_no_terminal(run: Path, names: list[str], tmp_path: Path, ca
 
 
 def test_a_network_of_the_sample_says_so(names: list[str], tmp_path: Path, capsys: Captured) -> None:
-    run = make_run(tmp_path, "cnn")
+    run = make_untrained(tmp_path, "cnn")
     write_json(run / "summary.json", {"data": "SAMPLE OF CIFAR-10", "data_sha256": "0"})
     assert predict(run, names[0]) == 0
     assert "SAMPLE OF CIFAR-10" in capsys.readouterr().err

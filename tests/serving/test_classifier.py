@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_runs import make_run
 from PIL import Image
 from torch import Tensor
+from untrained_runs import make_untrained
 
 from cifar import load_model
 from cifar.data.cifar10 import Dataset, load
@@ -26,7 +26,7 @@ from cifar.serving.classifier import Classifier, to_images
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a CNN with random weights whose recipe wants two views."""
-    return make_run(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
+    return make_untrained(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
 
 
 @pytest.fixture(scope="module")

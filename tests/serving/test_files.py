@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_runs import make_run
 from PIL import Image
+from untrained_runs import make_untrained
 
 from cifar.errors import InputError
 from cifar.serving.classifier import Classifier, load_model
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tree: Path) -> None:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    return load_model(make_run(tmp_path_factory.mktemp("run"), "cnn"), device="cpu")
+    return load_model(make_untrained(tmp_path_factory.mktemp("run"), "cnn"), device="cpu")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])

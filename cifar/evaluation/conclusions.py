@@ -1,0 +1,138 @@
+"""What a comparison of runs amounts to, in plain words: pure functions of what `compare.compare_runs` gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LEVEL = 0.05  # of p, that of the 95 % intervals
+ONE_SEED = "one seed each, so the luck of the seed is not in it"
+
+
+def conclude(result: Mapping[str, Any]) -> list[str]:
+    """Sentences on the runs, on recipes with several seeds, and on the place among published networks.
+
+    Args:
+        result: runs, pairs, recipes, recipe_pairs, published, num_images and split, as in `compare_runs`.
+    """
+    sentences = []
+    if len(result["pairs"]) == 1:
+        sentences.append(conclude_pair(result))
+    elif result["pairs"]:
+        sentences.append(conclude_runs(result))
+    sentences += [conclude_recipes(pair, result["recipes"]) for pair in result["recipe_pairs"]]
+    sentences += conclude_seeds(result["recipes"])
+    return sentences + [conclude_published(one) for one in result["published"] or []]
+
+
+def conclude_pair(result: Mapping[str, Any]) -> str:
+    """Which of two runs is better."""
+    pair = result["pairs"][0]
+    one_recipe = len(result["recipes"]) == 1
+    return (
+        f"{verdict(pair, p=pair['mcnemar_p'])}, 95 % interval {points_range(signed(pair['interval'], pair))}, "
+        f"McNemar {p_words(pair['mcnemar_p'])} (paired over {images(result)}; "
+        + ("two runs of one recipe, so this is the luck of the seed)." if one_recipe else f"{ONE_SEED}).")
+    )
+
+
+def conclude_runs(result: Mapping[str, Any]) -> str:
+    """Which of several runs is ahead, and of which others."""
+    best = max(result["runs"], key=lambda run: run["accuracy"])["run"]
+    better: list[str] = []
+    apart: list[str] = []
+    for pair in result["pairs"]:
+        if best in (pair["first"], pair["second"]):
+            other = pair["second"] if pair["first"] == best else pair["first"]
+            (better if pair["holm_p"] < LEVEL else apart).append(other)
+    parts = [f"is better than {', '.join(better)}"] * bool(better)
+    parts += [f"cannot be told apart from {', '.join(apart)}"] * bool(apart)
+    return (
+        f"{best} is ahead: it {' and '.join(parts)} (McNemar p against {LEVEL}, corrected for {len(result['pairs'])} "
+        f"pairs; paired over {images(result)}; each run is one seed, whose luck is not in it)."
+    )
+
+
+def conclude_recipes(pair: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]) -> str:
+    """Whether two recipes differ, by their seeds and by seeds and images together."""
+    seeds = {recipe["recipe"]: f"{recipe['recipe']} ({len(recipe['seeds'])} seeds)" for recipe in recipes}
+    first, second, test = seeds[pair["first"]], seeds[pair["second"]], pair["welch"]
+    if test["p"] is None:
+        by_seeds = "no accuracy varies with its seed, so Welch's test says nothing"
+        words = f"{first} and {second}: {points(abs(pair['difference']))} points apart in the mean"
+    else:
+        corrected = "" if test["holm_p"] == test["p"] else f", {p_words(test['holm_p'])} corrected"
+        ends = points_range(signed(test["interval"], pair))
+        by_seeds = f"Welch's 95 % interval over the seeds {ends}, {p_words(test['p'])}{corrected}"
+        named = {**pair, "first": first, "second": second, "interval": test["interval"]}
+        words = verdict(named, p=test["holm_p"]) + " in the mean"
+    both = signed(pair["hierarchical_interval"], pair)
+    holds_zero = ", which holds 0" if both[0] <= 0 <= both[1] else ""
+    return f"{words}; {by_seeds}; over seeds and images {points_range(both)}{holds_zero}."
+
+
+def conclude_seeds(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the seeds at hand do not tell, where some recipe has several."""
+    single = [recipe["recipe"] for recipe in recipes if len(recipe["seeds"]) == 1]
+    sentences = [
+        f"{', '.join(recipe['repeats'])}: a seed that {recipe['recipe']} has already, left out of its mean."
+        for recipe in recipes
+        if recipe["repeats"]
+    ]
+    if single and len(single) < len(recipes):
+        sentences.append(f"One seed only, so nothing is said of the recipe: {', '.join(single)}.")
+    return sentences
+
+
+def conclude_published(one: Mapping[str, Any]) -> str:
+    """A run's place among the published networks, and how many are told apart from it."""
+    sure = [model for model in one["models"] if model["holm_p"] < LEVEL]
+    better = sum(model["difference"] > 0 for model in sure)
+    return (
+        f"{one['run']} ranks {one['rank']} of {one['num_ranked']}: {better} of the published networks better, "
+        f"{len(sure) - better} worse, {len(one['models']) - len(sure)} that cannot be told apart from it "
+        f"(McNemar p against {LEVEL}, corrected for {len(one['models'])})."
+    )
+
+
+def verdict(pair: Mapping[str, Any], *, p: float) -> str:
+    """The better of first and second, and by how many points; or that p and interval, or one of them, leave it open."""
+    ahead, behind = (pair["first"], pair["second"]) if pair["difference"] >= 0 else (pair["second"], pair["first"])
+    by = f"{points(abs(pair['difference']))} points"
+    low, high = pair["interval"]
+    apart = not low <= 0 <= high
+    if p < LEVEL and apart:
+        return f"{ahead} is better than {behind} by {by}"
+    if p >= LEVEL and not apart:
+        return f"{ahead} and {behind} cannot be told apart: {ahead} leads by {by}"
+    return f"Whether {ahead} is better than {behind} is on the edge: it leads by {by}"
+
+
+def signed(interval: Sequence[float], pair: Mapping[str, Any]) -> tuple[float, float]:
+    """An interval of first less second as that of the better less the worse."""
+    low, high = interval
+    return (low, high) if pair["difference"] >= 0 else (-high, -low)
+
+
+def images(result: Mapping[str, Any]) -> str:
+    """How many images of which split."""
+    return f"{result['num_images']:,} {result['split']} images"
+
+
+def points(fraction: float, *, sign: bool = False) -> str:
+    """A difference of fractions in per cent points, never -0.00; with its sign where asked."""
+    value = round(100 * fraction, 2) + 0.0
+    return f"{value:+.2f}" if sign and value else f"{value:.2f}"
+
+
+def points_range(ends: Sequence[float], *, sign: bool = False) -> str:
+    """Both ends of an interval of differences, in points."""
+    return f"{points(ends[0], sign=sign)} to {points(ends[1], sign=sign)}"
+
+
+def p_words(p: float) -> str:
+    """A p value with its relation: p < 0.001, p = 0.034."""
+    return f"p {figure_of_p(p)}" if p < 0.001 else f"p = {figure_of_p(p)}"
+
+
+def figure_of_p(p: float) -> str:
+    """A p value to three decimals; what is smaller is no more precise than that."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

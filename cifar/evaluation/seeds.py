@@ -1,0 +1,94 @@
+"""Several seeds of two recipes: whether the recipes differ, and not only two of their runs; pure functions on arrays.
+
+A pair of runs compared on the same images (`paired.py`) answers for these two sets of weights: another seed might have
+turned it round. Two answers for the recipes themselves:
+
+- Welch's test asks whether the mean accuracy over seeds differs **on these test images**. Its only luck is that of the
+  seed, so it is right for a claim like "on the CIFAR-10 test set, recipe A is better on average".
+- The hierarchical bootstrap asks how the difference would vary **with other seeds and other images** alike. Its
+  interval is for a claim about images of this kind. It can only redraw the seeds there are, which with few of them
+  makes their share of the luck too small: by a factor (n - 1) / n in variance for n seeds, and without Student's
+  allowance for a variance known from few. Where it comes out narrower than Welch's, trust Welch's.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+from cifar.evaluation.paired import CONFIDENCE, NUM_RESAMPLES
+
+CHUNK = 1_000  # resamples at a time, which bounds the memory
+
+
+def welch(first: ArrayLike, second: ArrayLike, *, confidence: float = CONFIDENCE) -> dict[str, Any]:
+    """Welch's t test (1947) of two means: variances may differ.
+
+    In simulations of equal spreads its 95 % interval covers 95.6 % with five seeds each, 96.5 % with three and 97.6 %
+    with two: few seeds make it wide, not wrong.
+
+    Args:
+        first, second: accuracies, a seed each; two seeds or more.
+
+    Returns:
+        difference of the means; interval, p and degrees_of_freedom, all None where no accuracy varies with its seed.
+    """
+    from scipy.stats import ttest_ind
+
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    assert len(first) >= 2, first
+    assert len(second) >= 2, second
+    difference = float(first.mean() - second.mean())
+    if np.ptp(first) == 0 and np.ptp(second) == 0:
+        return {"difference": difference, "interval": None, "p": None, "degrees_of_freedom": None}
+    with warnings.catch_warnings():
+        # Of a recipe whose seeds agree exactly: no loss of precision, as scipy suspects, but a fact.
+        warnings.filterwarnings("ignore", message="Precision loss", category=RuntimeWarning)
+        test = ttest_ind(first, second, equal_var=False)
+        ends = test.confidence_interval(confidence)
+    return {
+        "difference": difference,
+        "interval": [float(ends.low), float(ends.high)],
+        "p": float(test.pvalue),
+        "degrees_of_freedom": float(test.df),
+    }
+
+
+def hierarchical_interval(
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    *,
+    generator: Generator,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> NDArray[np.float64]:
+    """Interval of the difference of two recipes' mean accuracies over seeds and images (percentiles).
+
+    Each resample draws, with replacement, as many seeds as there are within each recipe, then N images, the same for
+    all seeds of both. Images with the same hits and misses over all seeds are alike, so they are drawn as counts of
+    their patterns from one multinomial: the same distribution as drawing images.
+
+    Args:
+        first, second: hits, bool [S, N] and [T, N], on the same images; a seed a row.
+
+    Returns:
+        [2]: low and high ends, fractions.
+    """
+    num_images = first.shape[1]
+    patterns, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)  # [S + T, K], [K]
+    differences = []
+    for start in range(0, num_resamples, CHUNK):
+        size = min(CHUNK, num_resamples - start)
+        weights = [seed_weights(len(first), size, generator), -seed_weights(len(second), size, generator)]
+        gains = np.concatenate(weights, axis=1) @ patterns.astype(np.float64)  # [size, K]: of one image of a pattern
+        images = generator.multinomial(num_images, counts / num_images, size=size)  # [size, K]
+        differences.append((gains * images).sum(axis=1) / num_images)
+    ends = np.quantile(np.concatenate(differences), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return np.asarray(ends, dtype=np.float64)
+
+
+def seed_weights(num_seeds: int, size: int, generator: Generator) -> NDArray[np.float64]:
+    """How much each seed weighs in resamples of the seeds, drawn with replacement: [size, seeds], rows sum to 1."""
+    return generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=size) / num_seeds

@@ -1,0 +1,137 @@
+"""Figures for a page: small, as SVG inside the HTML, in the page's own colours, so that they read in the dark too."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cifar.reporting.figures import BLUE, GREY, ORANGE, column, draw_run
+from cifar.reporting.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.6, 3.4  # inches: three side by side on a desk, one under the other on a phone
+# Okabe and Ito's, without yellow, which is too pale for lines; then the same with other strokes.
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", GREY)
+STROKES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
+# What matplotlib writes, and what the page decides.
+THEME = {
+    "#000000": "currentColor", "#ffffff": "var(--card)", "#666666": "var(--grey)", "#0072b2": "var(--blue)",
+    "#d55e00": "var(--orange)", "#b0b0b0": "var(--grey)",
+}  # fmt: skip
+
+
+def small_figure(width: float = WIDTH, height: float = HEIGHT) -> "tuple[Figure, Axes]":
+    """An empty figure in inches with one pair of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: Axes = figure.subplots()
+    return figure, axes
+
+
+def themed_svg(figure: "Figure", *, label: str) -> str:
+    """A figure as an SVG element whose black, white and lines are the page's; text stays text.
+
+    Args:
+        label: what it shows, for those who cannot see it.
+    """
+    import matplotlib
+
+    data = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(data, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = data.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every figure; only definitions are referred to
+    for written, ours in THEME.items():
+        svg = re.sub(written, ours, svg, flags=re.IGNORECASE)
+    return svg
+
+
+def escape(text: str) -> str:
+    """Text for an attribute in double quotes."""
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def curves_of_run(record: Record) -> list[str]:
+    """Losses, accuracies and learning rate over epochs: three figures."""
+    pairs = [small_figure() for _ in range(3)]
+    draw_run([axes for _, axes in pairs], record.rows)
+    labels = ("loss over epochs", "accuracy over epochs", "learning rate over epochs")
+    return [
+        themed_svg(figure, label=f"{record.name}: {label}") for (figure, _), label in zip(pairs, labels, strict=True)
+    ]
+
+
+def overlaid_curves(records: Sequence[Record]) -> list[str]:
+    """Validation accuracy of all runs, over epochs and over minutes of training: two figures with one legend each."""
+    figures = []
+    for key, unit, scale in (("epoch", "epoch", 1), ("seconds", "minutes of training", 60)):
+        figure, axes = small_figure(WIDTH * 1.2, HEIGHT * 1.15)
+        for index, record in enumerate(records):
+            values = 100 * column(record.rows, "validation_accuracy")
+            if np.isfinite(values).any():
+                marker = "o" if len(record.rows) == 1 else ""
+                colour, stroke, _ = style(index)
+                times = column(record.rows, key) / scale
+                axes.plot(times, values, stroke, color=colour, marker=marker, linewidth=1.7, label=record.name)
+        finish(axes, x=unit, y="validation accuracy (%)")
+        figures.append(themed_svg(figure, label=f"validation accuracy of all runs over {unit}"))
+    return figures
+
+
+def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], float], unit: str) -> str:
+    """Test accuracy with its interval against a positive quantity of each run, on a logarithmic axis."""
+    figure, axes = small_figure(WIDTH * 1.2, HEIGHT * 1.15)
+    for index, record in enumerate(records):
+        accuracy, (low, high) = record.summary["test_accuracy"], record.summary["test_interval"]
+        error = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
+        colour, _, marker = style(index)
+        axes.errorbar(value(record), 100 * accuracy, yerr=error, fmt=marker, color=colour, capsize=3, label=record.name)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    label_decades(axes)
+    finish(axes, x=f"{unit} (log scale)", y="test accuracy (%)")
+    return themed_svg(figure, label=f"test accuracy of all runs against {unit}")
+
+
+def label_decades(axes: "Axes") -> None:
+    """Plain numbers at 1, 2 and 5 of every decade: a range of runs is often less than one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short_number(number)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def short_number(number: float) -> str:
+    """A number with k, M or G for thousands, millions and milliards."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:g}{letter}"
+    return f"{number:g}"
+
+
+def style(index: int) -> tuple[str, str, str]:
+    """Colour, stroke and marker of the run of that place, unlike those of the 27 before it."""
+    again = index // len(COLOURS) % len(STROKES)
+    return COLOURS[index % len(COLOURS)], STROKES[again], MARKERS[again]
+
+
+def finish(axes: "Axes", *, x: str, y: str) -> None:
+    """Labels, grid and, where there is something to tell apart, a legend."""
+    axes.set_xlabel(x, fontsize=11)
+    axes.set_ylabel(y, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(edgecolor="none", framealpha=0.8, fontsize=9)

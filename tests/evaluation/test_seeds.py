@@ -1,0 +1,117 @@
+"""Recipes over seeds: Welch against its formula and a simulation, the hierarchical bootstrap against a slow loop."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.random import default_rng
+from numpy.typing import NDArray
+
+from cifar.evaluation.metrics import mean_interval
+from cifar.evaluation.paired import outcome_table, paired_interval
+from cifar.evaluation.seeds import hierarchical_interval, seed_weights, welch
+
+Hits = NDArray[np.bool_]
+
+
+def test_welch_equals_its_formula() -> None:
+    first, second = [0.941, 0.938, 0.944, 0.940], [0.932, 0.939, 0.935]
+    variances = [np.var(values, ddof=1) / len(values) for values in (first, second)]
+    error = math.sqrt(sum(variances))
+    degrees = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 2)  # Welch and Satterthwaite
+    difference = float(np.mean(first) - np.mean(second))
+    half = scipy.stats.t.ppf(0.975, degrees) * error
+    test = welch(first, second)
+    assert test["difference"] == pytest.approx(difference)
+    assert test["degrees_of_freedom"] == pytest.approx(degrees)
+    assert test["interval"] == pytest.approx([difference - half, difference + half])
+    assert test["p"] == pytest.approx(2 * scipy.stats.t.sf(difference / error, degrees))
+
+
+def test_welch_where_seeds_agree() -> None:
+    same = {"difference": pytest.approx(0.1), "interval": None, "p": None, "degrees_of_freedom": None}
+    assert welch([0.9, 0.9], [0.8, 0.8, 0.8]) == same
+    half = welch([0.9, 0.9], [0.8, 0.82])  # a warning would be an error here
+    assert half["degrees_of_freedom"] == pytest.approx(1)
+    assert half["interval"][0] < half["difference"] < half["interval"][1]
+
+
+def welch_coverage(sizes: tuple[int, int], spreads: tuple[float, float]) -> float:
+    """How many of 2,000 intervals hold the true difference, as a share."""
+    generator, covered = default_rng(0), 0
+    for _ in range(2_000):
+        first = generator.normal(93.0, spreads[0], sizes[0])
+        second = generator.normal(92.6, spreads[1], sizes[1])
+        low, high = welch(first, second)["interval"]
+        covered += low <= 0.4 <= high
+    return covered / 2_000
+
+
+@pytest.mark.parametrize("sizes, spreads", [((5, 5), (0.2, 0.2)), ((8, 8), (0.1, 0.4))])
+def test_welch_interval_covers(sizes: tuple[int, int], spreads: tuple[float, float]) -> None:
+    assert welch_coverage(sizes, spreads) == pytest.approx(0.95, abs=0.015)
+
+
+def test_welch_interval_of_three_seeds_each_is_wide() -> None:
+    # 96.5 % in the long run, for the degrees of freedom are themselves an estimate: never less than it promises.
+    assert 0.95 <= welch_coverage((3, 3), (0.2, 0.2)) <= 0.98
+
+
+def test_student_interval_covers() -> None:
+    draws = default_rng(0).normal(93.0, 0.2, (2_000, 3))
+    ends = np.array([mean_interval(values)[2] for values in draws.tolist()])
+    assert np.mean((ends[:, 0] <= 93.0) & (ends[:, 1] >= 93.0)) == pytest.approx(0.95, abs=0.015)
+
+
+def make_hits(num_seeds: int, share: float, *, seed: int, num_images: int = 200, spread: float = 0.02) -> Hits:
+    """Hits [S, N] on images of one difficulty for all, seeds of different luck."""
+    generator = default_rng(seed)
+    hard = default_rng(0).random(num_images)
+    shares = share + generator.normal(0, spread, (num_seeds, 1))
+    return np.asarray(hard + generator.normal(0, 0.1, (num_seeds, num_images)) < shares)
+
+
+def test_hierarchical_bootstrap_equals_a_slow_loop() -> None:
+    first, second = make_hits(3, 0.9, seed=1), make_hits(2, 0.8, seed=2)
+    ends = hierarchical_interval(first, second, generator=default_rng(0), num_resamples=20_000)
+    generator, differences = default_rng(1), []
+    for _ in range(10_000):
+        one, other = first[generator.integers(0, 3, 3)], second[generator.integers(0, 2, 2)]
+        images = generator.integers(0, 200, 200)
+        differences.append(one[:, images].mean() - other[:, images].mean())
+    slow = np.quantile(differences, [0.025, 0.975])
+    assert ends == pytest.approx(slow, abs=0.004)
+    assert slow[1] - slow[0] > 0.05
+
+
+def test_one_seed_each_is_the_paired_bootstrap() -> None:
+    first, second = make_hits(1, 0.9, seed=1), make_hits(1, 0.8, seed=2)
+    both = hierarchical_interval(first, second, generator=default_rng(0), num_resamples=20_000)
+    paired = paired_interval(outcome_table(first[0], second[0]), generator=default_rng(1), num_resamples=20_000)
+    assert both == pytest.approx(paired, abs=1 / 200 + 1e-9)
+
+
+def test_images_that_are_all_alike_leave_the_seeds() -> None:
+    # Each seed is all right or all wrong: only which of the four seeds are drawn matters.
+    first = np.repeat(np.array([[True], [True], [True], [False]]), 50, axis=1)
+    second = np.zeros((1, 50), dtype=bool)
+    ends = hierarchical_interval(first, second, generator=default_rng(0), num_resamples=20_000)
+    assert ends.tolist() == (scipy.stats.binom.ppf([0.025, 0.975], 4, 0.75) / 4).tolist()
+
+
+def test_hierarchical_bootstrap_at_both_ends_and_by_seed() -> None:
+    right, wrong = np.ones((2, 10), dtype=bool), np.zeros((3, 10), dtype=bool)
+    assert hierarchical_interval(right, wrong, generator=default_rng(0)) == pytest.approx([1, 1])
+    assert hierarchical_interval(wrong, right, generator=default_rng(0)) == pytest.approx([-1, -1])
+    assert hierarchical_interval(right, right, generator=default_rng(0)) == pytest.approx([0, 0])
+    hits = make_hits(2, 0.9, seed=1), make_hits(2, 0.8, seed=2)
+    same = [hierarchical_interval(*hits, generator=default_rng(n), num_resamples=1_500).tolist() for n in (3, 3, 4)]
+    assert same[0] == same[1] != same[2]
+
+
+def test_seed_weights_are_draws_with_replacement() -> None:
+    weights = seed_weights(3, 5_000, default_rng(0))
+    assert weights.sum(axis=1) == pytest.approx(np.ones(5_000))
+    assert set((3 * weights).round().astype(int).ravel().tolist()) == {0, 1, 2, 3}
+    assert weights.mean(axis=0) == pytest.approx(np.full(3, 1 / 3), abs=0.01)

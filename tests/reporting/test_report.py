@@ -1,0 +1,190 @@
+"""The report of recorded runs, as text and as a browser shows it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import needs_browser, open_page
+from made_runs import make_probs
+
+from cifar.cli import app, run_app
+from cifar.data.split import Split
+from cifar.evaluation.evaluate import evaluate
+from cifar.evaluation.testing import write_predictions
+from cifar.reporting.records import distinct_names, read_records
+from cifar.reporting.report import changed_fields, render, shaded_confusion
+from cifar.reporting.vectors import short_number, style
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "results"
+
+
+def cifar(*arguments: object) -> int:
+    return run_app(app, [str(argument) for argument in arguments], program="cifar")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """one.html of a run, many.html of several."""
+    folder = tmp_path_factory.mktemp("pages")
+    assert cifar("report", RESULTS / "resnet", "-o", folder / "one.html") == 0
+    many = (RESULTS / name for name in ("cnn", "resnet", "cnn-crossval", "quick"))
+    assert cifar("report", *many, "-o", folder / "many.html") == 0
+    return folder
+
+
+def test_the_page_of_a_run_holds_what_its_folder_says(pages: Path) -> None:
+    html = (pages / "one.html").read_text()
+    summary = json.loads((RESULTS / "resnet" / "summary.json").read_text())
+    for text in (
+        f"{summary['test_accuracy']:.2%}",
+        f"{summary['test_interval'][0]:.2%} to {summary['test_interval'][1]:.2%}",
+        f"{summary['parameters']:,}",
+        f"Readings of the test set: {len(summary['test_readings'])}",
+        summary["commit"],
+        summary["data_sha256"],
+        summary["command"],
+        summary["versions"]["torch"],
+        summary["machine"]["processor"],
+    ):
+        assert text in html, text
+    assert html.count("<svg") == 3
+    assert "Leaderboard" not in html
+
+
+def test_nothing_is_fetched_and_nothing_runs(pages: Path) -> None:
+    for name in ("one.html", "many.html"):
+        html = (pages / name).read_text()
+        assert (pages / name).stat().st_size < 5_000_000
+        assert "<script" not in html
+        assert "<link" not in html
+        assert set(re.findall(r"(?:src|href)=\"([^\"#]{1,9})", html)) <= {"data:imag"}
+        assert set(re.findall(r"url\((.)", html)) <= {"#"}
+
+
+def test_several_runs_are_ranked_and_told_apart(pages: Path) -> None:
+    html = (pages / "many.html").read_text()
+    board = html[html.index("Leaderboard") : html.index("</table>")]
+    names = re.findall(r'<a href="#run-[^"]*">([^<]*)</a>', board)
+    assert names[:2] == ["resnet", "quick"]
+    assert sorted(names[2:]) == ["cnn", *(f"cnn-crossval/fold-{fold}" for fold in range(5))]
+    accuracies = [float(text) for text in re.findall(r"<td>([\d.]+)%</td>", board)][::2]
+    assert accuracies == sorted(accuracies, reverse=True)
+    for anchor in re.findall(r'href="#([^"]*)"', board):
+        assert f'id="{anchor}"' in html
+
+
+def test_a_sample_says_so_and_markup_in_names_stays_text(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>run & $x$"
+    shutil.copytree(RESULTS / "cnn", folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"data": "SAMPLE OF CIFAR-10: NOT A RESULT"}))
+    html = render(read_records([folder]), command="cifar report")
+    assert '<p class="warn">SAMPLE OF CIFAR-10: NOT A RESULT</p>' in html
+    assert "<b>run" not in html
+    assert "&lt;b&gt;run &amp; $x$" in html
+
+
+def test_a_run_without_evaluation_names_the_command(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / "cnn", tmp_path / "bare")
+    (tmp_path / "bare" / "evaluation.json").unlink()
+    html = render(read_records([tmp_path / "bare"]), command="cifar report")
+    assert "cifar evaluate bare" in html
+    assert "Confusion" not in html
+
+
+def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> None:
+    labels = np.arange(10_000) % 10
+    folders = [tmp_path / "a", tmp_path / "b"]
+    probs = [make_probs(labels, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+    for folder, own in zip(folders, probs, strict=True):
+        shutil.copytree(RESULTS / "cnn", folder)
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(
+            json.dumps(evaluation | evaluate(torch.from_numpy(own), torch.from_numpy(labels), split="test"))
+        )
+        part = Split(torch.empty(0), torch.from_numpy(labels))
+        write_predictions(folder, torch.from_numpy(own), part, split="test")
+    html = render(read_records(folders), command="cifar report")
+    better, worse = ((own.argmax(axis=1) == labels).mean() for own in probs)
+    assert f"<td>a less b</td><td>{100 * (better - worse):+.2f}</td>" in html
+    assert "McNemar p &lt; 0.001" in html
+    (folders[1] / "predictions.npz").unlink()
+    html = render(read_records(folders), command="cifar report")
+    assert "Not compared:" in html
+    assert "a less b" not in html
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("report", tmp_path) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    shutil.copytree(RESULTS / "cnn", tmp_path / "cnn")
+    summary = json.loads((tmp_path / "cnn" / "summary.json").read_text())
+    (tmp_path / "cnn" / "summary.json").write_text(json.dumps(summary | {"finished": False}))
+    assert cifar("report", tmp_path / "cnn") == 2
+    assert "cifar train --resume" in capsys.readouterr().err
+    assert not (tmp_path / "cnn" / "report.html").exists()
+    assert cifar("report", RESULTS / "cnn", "-o", tmp_path) == 2
+    assert "name the HTML file" in capsys.readouterr().err
+
+
+def test_the_default_place_is_the_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        shutil.copytree(RESULTS / "cnn", tmp_path / name)
+    assert cifar("report", "a") == 0
+    assert cifar("report", "a", "b") == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.html")) == ["report.html", "report.html"]
+    assert (tmp_path / "a" / "report.html").exists()
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    assert distinct_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
+    assert distinct_names([Path("/x/a"), Path("/y/a")]) == ["x/a", "y/a"]
+    assert distinct_names([Path("/x/cv/fold-0"), Path("/x/a")]) == ["cv/fold-0", "a"]
+
+
+def test_small_things() -> None:
+    assert [short_number(number) for number in (50, 1500, 2e6, 3e9)] == ["50", "1.5k", "2M", "3G"]
+    assert len({style(index) for index in range(28)}) == 28
+    assert shaded_confusion([[9, 0], [1, 3]]) == [[(9, 1.0), (0, 0.0)], [(1, 0.5), (3, 0.866)]]
+    assert changed_fields({"model": "cnn", "lr": 0.1, "momentum": 0.9, "flip": 0.5}) == {
+        "model": "cnn", "lr": "0.1", "flip": "0.5",
+    }  # fmt: skip
+
+
+@needs_browser
+@pytest.mark.filterwarnings("default")  # of the driver's machinery
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_on_a_phone_and_in_the_dark(pages: Path, width: int, dark: bool) -> None:
+    with open_page(width=width, dark=dark) as page:
+        asked: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        for name in ("one.html", "many.html"):
+            page.goto((pages / name).as_uri())
+            assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page itself scrolls sideways"
+            background, ink = page.evaluate(
+                "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+            )
+            assert (brightness(background) < 60 < 200 < brightness(ink)) == dark
+            assert page.evaluate("getComputedStyle(document.querySelector('svg text')).fill") == ink
+            sizes = page.evaluate(
+                "[...document.querySelectorAll('svg')].map(svg => 10 * svg.getBoundingClientRect().width"
+                " / svg.viewBox.baseVal.width)"
+            )
+            assert min(sizes) > 8, "letters of 10 points in a figure, in pixels"
+        assert all(url.startswith("file:") for url in asked)
+        assert complaints == []
+
+
+def brightness(colour: str) -> float:
+    """Mean of red, green and blue, 0 to 255, of "rgb(r, g, b)"."""
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3

@@ -1,0 +1,19 @@
+"""Run folders with random weights, for tests that need a network and no training."""
+
+from pathlib import Path
+
+import torch
+
+from cifar.models import build_model
+from cifar.recipes import recipe_for, with_settings
+from cifar.runs import save_weights, write_recipe
+
+
+def make_untrained(folder: Path, model: str, *settings: str) -> Path:
+    """Recipe and weights of a network, without anything else that a run leaves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = with_settings(recipe_for(model), settings)
+    write_recipe(folder, recipe)
+    torch.manual_seed(0)
+    save_weights(folder, build_model(recipe).state_dict())
+    return folder
