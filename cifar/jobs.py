@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cifar.data.cifar10 import Dataset
+from cifar.data.references import reference_file
 from cifar.data.split import NUM_TRAIN
 from cifar.errors import InputError
+from cifar.evaluation.corruptions import evaluate_corruptions
+from cifar.evaluation.references import References, compare_with_references, read_references
 from cifar.evaluation.testing import average_folds, evaluate_run
 from cifar.files import write_json
 from cifar.models import is_pretrained
 from cifar.recipes import Recipe, training_share
+from cifar.reporting.corruptions import draw_corruptions
 from cifar.reporting.figures import draw_confusion, draw_curves
-from cifar.runs import CROSSVAL, RECIPE, SUMMARY, read_json, read_metrics, write_recipe
+from cifar.reporting.mistakes import draw_mistakes
+from cifar.reporting.reliability import draw_reliability
+from cifar.runs import CORRUPTIONS, CROSSVAL, RECIPE, REFERENCES, SUMMARY, read_json, read_metrics, write_recipe
 from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.loggers import Logger, open_loggers
@@ -130,14 +136,72 @@ def run_one(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:
 
 
 def evaluate_and_draw(
-    folder: Path, dataset: Dataset, *, split: str, purpose: str, device: str, watch: Watch
+    folder: Path,
+    dataset: Dataset,
+    *,
+    split: str,
+    purpose: str,
+    device: str,
+    watch: Watch,
+    views: str = "",
+    references: bool = False,
+    corruptions: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a run on a split (see `evaluate_run`), draw its confusion matrix, give what evaluation.json holds."""
+    """Evaluate a run on a split (see `evaluate_run`), draw what the folder's pictures show, ask what else is asked.
+
+    Args:
+        references: compare with people and the known faults of the test set as well, into references.json.
+        corruptions: read corrupted test images as well, into corruptions.json.
+
+    Returns:
+        what evaluation.json holds, and under "references" and "corruptions" what theirs do, where they were asked for.
+
+    Raises:
+        InputError, WorldError: as `evaluate_run`; or the split or data set has no references or corruptions.
+    """
+    known = open_references(dataset, split=split, say=watch.say) if references else None
+    if corruptions and split != "test":
+        raise InputError("--corruptions goes with --split test: only test images are corrupted.")
     with watch.images(split) as progress:
-        evaluation = evaluate_run(folder, dataset, split=split, purpose=purpose, device=device, progress=progress)
-    title = f"{folder.name}, {split}: accuracy {evaluation['accuracy']:.2%}"
-    draw_confusion(evaluation["confusion"], folder / "confusion.png", title=title, note=sample_note(dataset))
+        reading = evaluate_run(
+            folder, dataset, split=split, purpose=purpose, views=views, device=device, progress=progress
+        )
+    evaluation, part = dict(reading.evaluation), reading.part
+    title, note = f"{folder.name}, {split}: accuracy {evaluation['accuracy']:.2%}", sample_note(dataset)
+    draw_confusion(evaluation["confusion"], folder / "confusion.png", title=title, note=note)
+    draw_reliability(evaluation, folder / "reliability.png", title=title, note=note)
+    people = known.people if known else None
+    mistakes = folder / "mistakes.png"
+    draw_mistakes(part.images, part.labels, reading.probs, mistakes, title=title, people=people, note=note)
+    about = {key: evaluation[key] for key in ("run", "views", "data", "data_sha256")}
+    if known:
+        evaluation["references"] = about | compare_with_references(reading.probs, part.labels, known)
+        write_json(folder / REFERENCES, evaluation["references"])
+    if corruptions:
+        with watch.images("corrupted") as progress:
+            found = evaluate_corruptions(
+                reading.model, part, data_sha256=dataset.sha256, views=evaluation["views"], progress=progress
+            )
+        evaluation["corruptions"] = found = about | {"clean_accuracy": evaluation["accuracy"]} | found
+        write_json(folder / CORRUPTIONS, found)
+        title = f"{folder.name}, corrupted test images: mean accuracy {found['mean_accuracy']:.2%}"
+        draw_corruptions(found, folder / "corruptions.png", title=title, note=note)
     return evaluation
+
+
+def open_references(dataset: Dataset, *, split: str, say: Callable[[str], None]) -> References:
+    """The published references of the test images, fetched where they are not in the cache.
+
+    Raises:
+        InputError: the images are not the 10,000 that the references are of.
+        WorldError: they cannot be had.
+    """
+    if split != "test" or dataset.is_sample:
+        what = "the validation images" if split != "test" else "the sample"
+        raise InputError(
+            f"--references goes with the test split of the whole CIFAR-10: people saw its 10,000 images, not {what}."
+        )
+    return read_references(lambda name: reference_file(name, say=say))
 
 
 def run_folds(job: Job, dataset: Dataset, *, watch: Watch) -> dict[str, Any]:

@@ -6,7 +6,10 @@
     last.ckpt            everything needed to continue exactly; taken away when the run is finished
     summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
-    evaluation.json, predictions.npz, confusion.png    written by evaluation
+    evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    written by evaluation
+    references.json      against people and known faults of the test set, by `cifar evaluate --references`
+    corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
+    report.html          all of this on a page, by `cifar report`
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
+REFERENCES, CORRUPTIONS, REPORT = "references.json", "corruptions.json", "report.html"
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
+MISTAKES = "mistakes.png"
+PICTURES = ("curves.png", "confusion.png", "reliability.png", MISTAKES, "corruptions.png")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,12 +107,9 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 
 def clear(folder: Path) -> None:
     """Remove a former run's files, and nothing that a run did not write."""
-    for name in (
-        RECIPE, METRICS, WEIGHTS, CHECKPOINT, SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, ONNX, ONNX_INT8, EXPORT,
-    ):  # fmt: skip
+    results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS, REPORT, ONNX, ONNX_INT8, EXPORT)
+    for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *PICTURES):
         (folder / name).unlink(missing_ok=True)
-    for picture in ("curves.png", "confusion.png"):
-        (folder / picture).unlink(missing_ok=True)
     if (folder / EXPORTED / EXPORT).exists():
         clear(folder / EXPORTED)
         with suppress(OSError):  # it holds something else

@@ -170,20 +170,6 @@ def crossval(result: Mapping[str, Any], folder: Path) -> None:
     )
 
 
-def evaluation(figures: Mapping[str, Any], folder: Path) -> None:
-    """Print what evaluation.json holds, and where the files lie."""
-    result_text(
-        f"{sample_prefix(figures)}{figures['split']}: accuracy {figures['accuracy']:.2%} of {figures['num_images']:,} "
-        f"images, 95 % interval {interval(figures['interval'])}; loss {figures['loss']:.4f} nats"
-    )
-    table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
-    for row in figures["per_class"]:
-        rates = (f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}")
-        table.add_row(row["class"], *rates, f"{row['support']:,}")
-    stdout.print(table)
-    result_text(f"written to {folder}: evaluation.json, predictions.npz, confusion.png")
-
-
 def data(dataset: "Dataset", splits: Mapping[str, "Split"]) -> None:
     """Print where a data set comes from, its checksum, counts a class and pixel statistics."""
     from cifar.data.split import CLASSES

@@ -1,7 +1,7 @@
 """Put a finished run on record: `python scripts/record.py RUN NAME` copies what matters of it to results/NAME.
 
-recipe.json, metrics.csv, summary.json, evaluation.json and the pictures; the weights where they are under 3 MB; of a
-cross-validation crossval.json and each fold's recipe, metrics and summary. Then `python scripts/results_table.py`.
+recipe.json, metrics.csv, summary.json, what evaluations left and the pictures; the weights where they are under 3 MB;
+of a cross-validation crossval.json and each fold's recipe, metrics and summary. Then `python scripts/results_table.py`.
 """
 
 import argparse
@@ -12,7 +12,11 @@ import sys
 from pathlib import Path
 
 RESULTS = Path(__file__).parent.parent / "results"
-FILES = ("recipe.json", "metrics.csv", "summary.json", "evaluation.json", "curves.png", "confusion.png")
+FILES = (
+    "recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz",
+    "curves.png", "confusion.png", "reliability.png", "mistakes.png",
+)  # fmt: skip
+WHERE_ASKED = ("references.json", "corruptions.json", "corruptions.png")
 FOLD_FILES = ("recipe.json", "metrics.csv", "summary.json")
 LARGEST_WEIGHTS = 3_000_000
 
@@ -32,7 +36,8 @@ def record(run: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for folder in folds:
         copy(folder, target / folder.name, FOLD_FILES)
-    copy(run, target, ("recipe.json", "crossval.json") if folds else FILES)
+    asked = tuple(name for name in WHERE_ASKED if (run / name).exists())
+    copy(run, target, ("recipe.json", "crossval.json") if folds else (*FILES, *asked))
     for path in target.rglob("summary.json"):
         forget_folder(path)
     weights = run / "model.safetensors"

@@ -34,7 +34,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt", "summary.json",
-        "curves.png", "evaluation.json", "predictions.npz", "confusion.png",
+        "curves.png", "evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png",
     }  # fmt: skip
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["finished"]

@@ -21,9 +21,10 @@ def report(
 ) -> None:
     """One HTML file of all that is known of runs: curves, figures, machine, commands; of several, a leaderboard."""
     from cifar.reporting.records import read_records
-    from cifar.reporting.report import CORRUPTIONS, REFERENCES, write_report
+    from cifar.reporting.report import write_report
+    from cifar.runs import CORRUPTIONS, REFERENCES, REPORT
 
-    path = output or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    path = output or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
     if path.is_dir():
         raise InputError(f"{path} is a folder: name the HTML file, such as --output {path / 'report.html'}.")
     records = read_records(runs, extras=(REFERENCES, CORRUPTIONS))

@@ -1,20 +1,23 @@
 """Evaluation of a run on a split: the only place that opens the test split, and every reading of it is counted."""
 
 import io
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar.data.cifar10 import Dataset, Split, cut, load
 from cifar.errors import InputError
-from cifar.evaluation.evaluate import evaluate
-from cifar.evaluation.predict import predict
+from cifar.evaluation.evaluate import evaluate, temperature_scaling
+from cifar.evaluation.predict import VIEWS, predict
 from cifar.files import write_bytes, write_json
+from cifar.recipes import Recipe
 from cifar.runs import (
     EVALUATION,
     PREDICTIONS,
@@ -25,29 +28,49 @@ from cifar.runs import (
 )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A split as a run's best weights see it.
+
+    Attributes:
+        evaluation: what evaluation.json holds.
+        part: the images with their labels.
+        probs: float32 [N, 10].
+        model: the network, on the device.
+    """
+
+    evaluation: dict[str, Any]
+    part: Split
+    probs: Tensor
+    model: nn.Module
+
+
 def evaluate_run(
     folder: Path,
     dataset: Dataset,
     *,
     split: str,
     purpose: str,
+    views: str = "",
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> dict[str, Any]:
+) -> Reading:
     """Read a split once with a run's best weights; writes evaluation.json and predictions.npz.
+
+    On the test split the run's own validation images, if it has some, are predicted as well, and a temperature is
+    fitted to them. On the validation split there is none, since it would be judged by what it was fitted to.
 
     Args:
         folder: of a run that has at least one epoch.
         dataset: the data that the run was trained on.
         split: "test", or "validation": the part of the training images that this run held out.
         purpose: why the test split is read; goes with the time into summary.json.
+        views: instead of the recipe's, "" for those. The result in summary.json is only replaced by what was read
+            with the recipe's views, since they are part of it.
         progress: images done, images in all.
 
-    Returns:
-        what evaluation.json holds.
-
     Raises:
-        InputError: no run folder, other data, no such split, or a run without validation images.
+        InputError: no run folder, other data, no such split or views, or a run without validation images.
         WorldError: the weights cannot be read.
     """
     recipe, summary = run_recipe(folder), read_json(folder / SUMMARY)
@@ -57,33 +80,57 @@ def evaluate_run(
         )
     if split not in ("test", "validation"):
         raise InputError(f"There is no split {split!r}: choose test or validation.")
-    model = load_network(folder)
+    views = views or recipe.views
+    if views not in VIEWS:
+        raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
+    model, held = load_network(folder), validation_images(recipe, dataset)
     if split == "test":
-        # Counted before it is read: a reading that fails half-way has still happened.
-        summary["test_readings"].append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose})
-        write_json(folder / SUMMARY, summary)
+        count_reading(folder, purpose=purpose)
         part = load(dataset, "test")
+    elif held:
+        part, held = held, None
     else:
-        part = cut(
-            load(dataset, "train"),
-            validation_fraction=recipe.validation_fraction,
-            num_folds=recipe.num_folds,
-            fold=recipe.fold,
-            seed=recipe.split_seed,
-        )[1]
-        if len(part) == 0:
-            raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
-    probs = predict(model, part.images, device=device, views=recipe.views, progress=progress)
-    evaluation = {"run": folder.name, "views": recipe.views, "data": dataset.name, "data_sha256": dataset.sha256}
-    evaluation |= evaluate(probs, part.labels, split=split)
+        raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
+    total, began = len(part) + (len(held) if held else 0), time.perf_counter()
+    probs = predict(model, part.images, device=device, views=views, progress=lambda done, _: progress(done, total))
+    evaluation: dict[str, Any] = {
+        "run": folder.name,
+        "views": views,
+        "passes_an_image": len(VIEWS[views]),
+        "prediction_seconds": round(time.perf_counter() - began, 3),
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+    }
+    evaluation |= evaluate(probs, part.labels, split=split) | {"temperature_scaling": None}
+    if held:
+        others = predict(model, held.images, views=views, progress=lambda done, _: progress(len(part) + done, total))
+        evaluation["temperature_scaling"] = temperature_scaling(others, held.labels, probs, part.labels)
     write_predictions(folder, probs, part, split=split)
     write_json(folder / EVALUATION, evaluation)
-    if split == "test":
-        write_json(
-            folder / SUMMARY,
-            summary | {"test_accuracy": evaluation["accuracy"], "test_interval": evaluation["interval"]},
-        )
-    return evaluation
+    if split == "test" and views == recipe.views:
+        result = {"test_accuracy": evaluation["accuracy"], "test_interval": evaluation["interval"]}
+        write_json(folder / SUMMARY, read_json(folder / SUMMARY) | result)
+    return Reading(evaluation, part, probs, model)
+
+
+def count_reading(folder: Path, *, purpose: str) -> None:
+    """Write into summary.json that the test split is read now, before it is: one that fails half-way has happened."""
+    summary = read_json(folder / SUMMARY)
+    summary["test_readings"].append({"time": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose})
+    write_json(folder / SUMMARY, summary)
+
+
+def validation_images(recipe: Recipe, dataset: Dataset) -> Split | None:
+    """The training images that a run held out; None where it trained on all."""
+    if not recipe.validation_fraction and not recipe.num_folds:
+        return None
+    return cut(
+        load(dataset, "train"),
+        validation_fraction=recipe.validation_fraction,
+        num_folds=recipe.num_folds,
+        fold=recipe.fold,
+        seed=recipe.split_seed,
+    )[1]
 
 
 def write_predictions(folder: Path, probs: Tensor, part: Split, *, split: str) -> None:

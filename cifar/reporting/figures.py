@@ -198,14 +198,18 @@ def contact_figure(images: Tensor, labels: Tensor, *, title: str, note: str = ""
 
 def contact_sheet(images: Tensor, labels: Tensor) -> np.ndarray:
     """The first images of every class, enlarged, a class a row, white where there are too few: uint8 [H, W, 3]."""
-    from PIL import Image
-
     step = ENLARGED + GAP
     sheet = np.full((len(CLASSES) * step - GAP, LARGEST_CLASS * step - GAP, 3), 255, dtype=np.uint8)
     for label in range(len(CLASSES)):
         chosen = images[(labels == label).nonzero().flatten()[:LARGEST_CLASS]]  # [M, 3, 32, 32]
         for place, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):  # [32, 32, 3]
-            large = Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.LANCZOS)
             top, left = label * step, place * step
-            sheet[top : top + ENLARGED, left : left + ENLARGED] = np.asarray(large)
+            sheet[top : top + ENLARGED, left : left + ENLARGED] = enlarge(pixels)
     return sheet
+
+
+def enlarge(pixels: np.ndarray) -> np.ndarray:
+    """One image, uint8 [32, 32, 3], smoothly enlarged: uint8 [96, 96, 3]."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.LANCZOS))

@@ -13,10 +13,8 @@ from cifar.errors import InputError, WorldError
 from cifar.evaluation.conclusions import figure_of_p
 from cifar.files import write_text
 from cifar.reporting.records import Record
-from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves
-from cifar.runs import EVALUATION
-
-REFERENCES, CORRUPTIONS, MISTAKES = "references.json", "corruptions.json", "mistakes.png"
+from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves, reliability_diagram
+from cifar.runs import CORRUPTIONS, EVALUATION, MISTAKES, REFERENCES
 
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
@@ -71,6 +69,7 @@ def describe(record: Record) -> dict[str, Any]:
         "recipe": changed_fields(record.summary["recipe"]),
         "curves": curves_of_run(record),
         "evaluation": evaluation,
+        "reliability": reliability_diagram(record) if evaluation and "reliability" in evaluation else None,
         "references": record.found.get(REFERENCES),
         "corruptions": record.found.get(CORRUPTIONS),
         "mistakes": picture(record.folder / MISTAKES) if (record.folder / MISTAKES).exists() else None,

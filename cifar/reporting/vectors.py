@@ -9,6 +9,8 @@ import numpy as np
 
 from cifar.reporting.figures import BLUE, GREY, ORANGE, column, draw_run
 from cifar.reporting.records import Record
+from cifar.reporting.reliability import draw_bins
+from cifar.runs import EVALUATION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,6 +71,18 @@ def curves_of_run(record: Record) -> list[str]:
     return [
         themed_svg(figure, label=f"{record.name}: {label}") for (figure, _), label in zip(pairs, labels, strict=True)
     ]
+
+
+def reliability_diagram(record: Record) -> str:
+    """Accuracy against confidence in the bins of the run's evaluation."""
+    figure, axes = small_figure(WIDTH * 1.1, HEIGHT * 1.15)
+    draw_bins(axes, [one for one in record.found[EVALUATION]["reliability"] if one["count"]])
+    axes.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
+    axes.set_xlim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return themed_svg(figure, label=f"{record.name}: accuracy against confidence")
 
 
 def overlaid_curves(records: Sequence[Record]) -> list[str]:
