@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +59,8 @@ def predict(
     if classifier.trained_on.startswith("SAMPLE"):
         show.say(f"{classifier.trained_on}: THIS NETWORK HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING")
     names = gather(files, unreadable=unreadable)
-    with show.image_progress("images") as progress:
+    with show.image_progress("images") as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # oddities of files that it can read
         read, predictions = predict_files(
             classifier, names, views=tta, batch_size=batch_size, unreadable=unreadable, progress=progress
         )

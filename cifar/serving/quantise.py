@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cifar.errors import WorldError
+from cifar.models.weights import first_line
 from cifar.serving.onnx_file import INSTALL, feed, open_session
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -43,7 +44,7 @@ def quantise(model: bytes, images: Tensor, *, batch_size: int = 100) -> bytes:
         batch_size: images at a time.
 
     Raises:
-        WorldError: onnxruntime is absent.
+        WorldError: onnxruntime is absent, or cannot quantise this network.
     """
     try:
         import onnx
@@ -55,29 +56,32 @@ def quantise(model: bytes, images: Tensor, *, batch_size: int = 100) -> bytes:
     batches = (feed(batch, session=session) for batch in torch.split(images, batch_size))
     with tempfile.TemporaryDirectory() as folder:
         prepared, result = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
-        quant_pre_process(onnx.load_from_string(model), prepared)
-        graph = onnx.load(prepared).graph
-        is_transformer = any(node.op_type == "LayerNormalization" for node in graph.node)
-        quantization.quantize_static(
-            prepared,
-            result,
-            CalibrationImages(batches),
-            op_types_to_quantize=[*PRODUCTS, *(() if is_transformer else BETWEEN)],
-            nodes_to_exclude=head_nodes(graph),
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
+        try:
+            quant_pre_process(onnx.load_from_string(model), prepared)
+            graph = onnx.load(prepared).graph
+            is_transformer = any(node.op_type == "LayerNormalization" for node in graph.node)
+            quantization.quantize_static(
+                prepared,
+                result,
+                CalibrationImages(batches),
+                op_types_to_quantize=[*PRODUCTS, *(() if is_transformer else BETWEEN)],
+                nodes_to_exclude=head_nodes(graph),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        except Exception as error:  # it names no classes of its own
+            raise WorldError(f"onnxruntime cannot make this network 8-bit ({first_line(error)}).") from error
         return result.read_bytes()
 
 
 def head_nodes(graph: Any) -> list[str]:
-    """Names of the nodes from the probabilities back to the last linear layer."""
+    """Names of the nodes from the probabilities back to the last product."""
     makers = {output: node for node in graph.node for output in node.output}
     node = makers["probs"]
     names = [node.name]
-    while node.op_type not in ("Gemm", "MatMul"):
+    while node.op_type not in PRODUCTS:
         node = next(makers[name] for name in node.input if name in makers)
         names.append(node.name)
     return names
