@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one that `cifar export` made.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
     files: Annotated[
         list[str],
         typer.Argument(help="Image files; folders, searched below too; patterns; - reads such names from the input."),

@@ -31,7 +31,7 @@ def read_image(source: Source) -> Tensor:
     2. To 8 bits a channel, see `eight_bits`; transparency onto white; then any colour space to RGB, by Pillow.
     3. The greatest square in the middle; of an odd remainder the smaller half is cut off on the left or at the top.
     4. Antialiased to 32×32 by Pillow's LANCZOS: at any ratio it keeps nearly all detail that 32 pixels can hold and
-       folds none of the finer into false patterns. A BOX lets some through, and is the nearest neighbour upwards.
+       folds next to none of the finer into false patterns. A BOX folds more, and is the nearest neighbour upwards.
 
     A 32×32 RGB picture comes out bit for bit.
 
