@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one that `cifar export` made.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
     files: Annotated[
         list[str],
         typer.Argument(help="Image files; folders, searched below too; patterns; - reads such names from the input."),
@@ -58,7 +59,8 @@ def predict(
     if classifier.trained_on.startswith("SAMPLE"):
         show.say(f"{classifier.trained_on}: THIS NETWORK HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING")
     names = gather(files, unreadable=unreadable)
-    with show.image_progress("images") as progress:
+    with show.image_progress("images") as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # oddities of files that it can read
         read, predictions = predict_files(
             classifier, names, views=tta, batch_size=batch_size, unreadable=unreadable, progress=progress
         )

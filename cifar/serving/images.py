@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifar.errors import InputError, WorldError
@@ -31,7 +31,7 @@ def read_image(source: Source) -> Tensor:
     2. To 8 bits a channel, see `eight_bits`; transparency onto white; then any colour space to RGB, by Pillow.
     3. The greatest square in the middle; of an odd remainder the smaller half is cut off on the left or at the top.
     4. Antialiased to 32×32 by Pillow's LANCZOS: at any ratio it keeps nearly all detail that 32 pixels can hold and
-       folds none of the finer into false patterns. A BOX lets some through, and is the nearest neighbour upwards.
+       folds next to none of the finer into false patterns. A BOX folds more, and is the nearest neighbour upwards.
 
     A 32×32 RGB picture comes out bit for bit.
 
@@ -55,6 +55,7 @@ def read_image(source: Source) -> Tensor:
             raise WorldError(f"{name} is no file but a folder, device or pipe: name an image file.")
         # Only the header is read here, so that the lock is held for a moment.
         with _filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # such as on a damaged EXIF, which does no harm
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=readable_formats())
     except (InputError, WorldError):
@@ -76,14 +77,23 @@ def decode(image: Image.Image, *, name: str) -> Tensor:
     if image.width * image.height > MOST_PIXELS:
         raise too_large(name)
     try:
-        upright = ImageOps.exif_transpose(image)
-        return square(to_rgb(upright))
+        image.load()
+        return square(to_rgb(upright(image)))
     except Image.DecompressionBombError:
         raise too_large(name) from None
     except WorldError as error:
         raise WorldError(f"{name} {error}") from None
     except Exception as error:  # as above, on damaged pixels
         raise damaged(name, error) from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says; as it is stored where that is damaged, for the pixels are whole."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # Pillow parses it only now, and has many ways to fail
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def square(image: Image.Image) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,15 @@ def test_names_steer_no_terminal(run: Path, names: list[str], tmp_path: Path, ca
     assert sorted(files) == sorted(str(tmp_path / name) for name in odd)
     assert predict(run, tmp_path, "--csv") == 1
     assert len(list(csv.reader(io.StringIO(capsys.readouterr().out)))) == 1 + len(odd)
+
+
+def test_what_pillow_only_remarks_on_is_no_error(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
+    Image.new("RGB", (40, 40)).save(tmp_path / "odd.jpg", exif=exif)
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        assert predict(run, tmp_path) == 0
+    assert (remarks, capsys.readouterr().err) == ([], "")
 
 
 def test_a_network_of_the_sample_says_so(names: list[str], tmp_path: Path, capsys: Captured) -> None:

@@ -205,6 +205,18 @@ def test_exif_turns_it_upright(orientation: int, kind: str) -> None:
         assert (result[:, *place] - torch.tensor(expected)).abs().max() < 20, (place, orientation)
 
 
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0\x08\0\0\0\xff\xff", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0", b""])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_damaged_exif_spoils_no_picture(exif: bytes, kind: str) -> None:
+    picture = Image.new("RGB", (40, 40), ORANGE)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    found = colour(read_image(stored(picture, kind, exif=b"Exif\0\0" + exif, **options)))
+    assert max(abs(a - b) for a, b in zip(found, ORANGE, strict=True)) <= 3
+    data = stored(Image.fromarray(noise(64, 64)), kind, exif=b"Exif\0\0" + exif).getvalue()
+    with pytest.raises(WorldError):  # truncated all the same
+        read_image(io.BytesIO(data[: len(data) // 2]))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_the_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (40, 40), name) for name in ("red", "green", "blue")]
