@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cifar import __version__
-from cifar.data.cifar10 import Dataset, cut, load, open_dataset
+from cifar.data.cifar10 import Dataset, load, open_dataset
 from cifar.data.split import CLASSES, Split
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.metrics import accuracy
 from cifar.evaluation.predict import predict
+from cifar.evaluation.testing import validation_images
 from cifar.files import write_bytes, write_json
 from cifar.machine import describe_machine
 from cifar.runs import EXPORT, RECIPE, WEIGHTS, data_of_run, run_recipe
@@ -143,14 +144,8 @@ def held_images(run: Path, dataset: Dataset) -> Held:
     recipe, data = run_recipe(run), data_of_run(run)
     if data["data_sha256"] != dataset.sha256:
         raise InputError(f"{run} was trained on {data['data'] or 'unknown data'}: give the same with --data.")
-    held = cut(
-        load(dataset, "train"),
-        validation_fraction=recipe.validation_fraction,
-        num_folds=recipe.num_folds,
-        fold=recipe.fold,
-        seed=recipe.split_seed,
-    )[1]
-    if len(held) < 2:
+    held = validation_images(recipe, dataset)
+    if held is None or len(held) < 2:
         raise InputError(f"{run} held no validation images out, and 8-bit ranges are never fitted to other ones.")
     order = torch.randperm(len(held), generator=torch.Generator().manual_seed(recipe.split_seed))
     num_calibration = min(MOST_CALIBRATION, max(1, len(held) // 5))
