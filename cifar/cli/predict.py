@@ -34,7 +34,7 @@ def predict(
     tta: Annotated[
         str, typer.Option("--tta", help="Average over views: none, mirror or shift; default as in the run's recipe.")
     ] = "",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 500,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 100,
     device: Device = "",
 ) -> None:
     """Class, probability and runner-up of image files of any size: the square in the middle, antialiased to 32×32.

@@ -86,7 +86,7 @@ class Classifier:
         images: Images,
         *,
         views: str = "",
-        batch_size: int = 500,
+        batch_size: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Predictions:
         """Probabilities of the ten classes, by the same path as in the evaluation of the run.
@@ -97,7 +97,8 @@ class Classifier:
                 - arrays or tensors of bytes (uint8), RGB, 32×32 pixels: [32, 32, 3] or [3, 32, 32];
                 or one array or tensor of many: [N, 32, 32, 3] or [N, 3, 32, 32]. N may be 0.
             views: none, mirror (2 views) or shift (6): the mean over views of each image; "" are those of the recipe.
-            batch_size: images at a time: changes memory and speed, not the result beyond rounding.
+            batch_size: images at a time: changes memory and speed, not the result beyond rounding; 0 is what suits
+                the device.
             progress: gets images done and images in all, after each batch.
 
         Returns:

@@ -69,7 +69,7 @@ def predict_files(
     names: Sequence[str],
     *,
     views: str = "",
-    batch_size: int = 500,
+    batch_size: int = 100,
     unreadable: Callable[[str], None],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[list[str], Predictions]:
