@@ -54,9 +54,9 @@ def draw_contact_sheet(images: Tensor, labels: Tensor, path: Path, *, title: str
     save(contact_figure(images, labels, title=title, note=note), path)
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG, whole."""
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=DOTS))
+def save(figure: "Figure", path: Path, *, dots: int = DOTS) -> None:
+    """Write a figure as PNG, whole, with so many dots an inch."""
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dots))
 
 
 def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure":

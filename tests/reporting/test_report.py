@@ -52,8 +52,34 @@ def test_the_page_of_a_run_holds_what_its_folder_says(pages: Path) -> None:
         summary["machine"]["processor"],
     ):
         assert text in html, text
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4
     assert "Leaderboard" not in html
+
+
+def test_all_that_was_computed_is_shown(pages: Path) -> None:
+    """Calibration, people, label errors, near-duplicates, corruptions and mistakes, each from its file."""
+    html = (pages / "one.html").read_text()
+    evaluation, references, corruptions = (
+        json.loads((RESULTS / "resnet" / name).read_text())
+        for name in ("evaluation.json", "references.json", "corruptions.json")
+    )
+    scaling = evaluation["temperature_scaling"]
+    for text in (
+        f"{evaluation['calibration_error']:.2%}",
+        f"at temperature {scaling['temperature']:.3f}",
+        f"{scaling['after']['calibration_error']:.2%}",
+        f"{evaluation['brier']:.4f}",
+        f"{references['near_duplicates']['without']['share']:.2%}",
+        f"{references['label_errors']['without_unconfirmed']['share']:.2%}",
+        f"{references['people']['soft_cross_entropy']:.4f}",
+        f"mean accuracy {corruptions['mean_accuracy']:.2%}",
+        "these are not its images",
+        "data:image/webp",
+    ):
+        assert text in html, text
+    for name, accuracies in corruptions["accuracy"].items():
+        cells = "".join(f"<td>{100 * value:.1f}</td>" for value in accuracies)
+        assert f"<td>{name}</td>{cells}" in html
 
 
 def test_nothing_is_fetched_and_nothing_runs(pages: Path) -> None:
@@ -101,11 +127,12 @@ def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> N
     labels = np.arange(10_000) % 10
     folders = [tmp_path / "a", tmp_path / "b"]
     probs = [make_probs(labels, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+    unscaled = {"temperature_scaling": None, "views": "none", "passes_an_image": 1}
     for folder, own in zip(folders, probs, strict=True):
         shutil.copytree(RESULTS / "cnn", folder)
         evaluation = json.loads((folder / "evaluation.json").read_text())
         (folder / "evaluation.json").write_text(
-            json.dumps(evaluation | evaluate(torch.from_numpy(own), torch.from_numpy(labels), split="test"))
+            json.dumps(evaluation | unscaled | evaluate(torch.from_numpy(own), torch.from_numpy(labels), split="test"))
         )
         part = Split(torch.empty(0), torch.from_numpy(labels))
         write_predictions(folder, torch.from_numpy(own), part, split="test")
