@@ -8,10 +8,10 @@ from cifar.cli.app import app, run_app
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
 from cifar.cli.train import train_main
-from cifar.cli import evaluate, compare, report, predict, inspect
+from cifar.cli import evaluate, compare, report, predict, demo, inspect
 
 # isort: on
-__all__ = ["app", "compare", "evaluate", "inspect", "main", "predict", "report", "run_app", "train_main"]
+__all__ = ["app", "compare", "demo", "evaluate", "inspect", "main", "predict", "report", "run_app", "train_main"]
 
 
 def main() -> NoReturn:
