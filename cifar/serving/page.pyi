@@ -29,12 +29,7 @@ class Upload(gr.Image):  # type: ignore[misc]
 
     is_template = True  # shown as Gradio's own
 
-    def __init__(self, folders: Sequence[Path], *, label: str, height: int) -> None:
-        super().__init__(
-            label=label, height=height, type="filepath", image_mode=None, buttons=[], elem_id="image",
-            sources=["upload", "webcam", "clipboard"],
-        )  # fmt: skip
-        self.folders = folders
+    folders: Sequence[Path] = ()  # no argument of __init__: Gradio shows the page what that one takes
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         """Keep an uploaded file where it is.
