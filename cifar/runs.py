@@ -7,6 +7,7 @@
     summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
     evaluation.json, predictions.npz, confusion.png    written by evaluation
+    card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
 SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", "predictions.npz", "crossval.json"
+PICTURES = ("curves.png", "confusion.png", "reliability.png", "mistakes.png", "corruptions.png")
+CARD = "card.md"
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 
 
@@ -105,8 +108,8 @@ def clear(folder: Path) -> None:
         RECIPE, METRICS, WEIGHTS, CHECKPOINT, SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, ONNX, ONNX_INT8, EXPORT,
     ):  # fmt: skip
         (folder / name).unlink(missing_ok=True)
-    for picture in ("curves.png", "confusion.png"):
-        (folder / picture).unlink(missing_ok=True)
+    for name in (CARD, *PICTURES):
+        (folder / name).unlink(missing_ok=True)
     if (folder / EXPORTED / EXPORT).exists():
         clear(folder / EXPORTED)
         with suppress(OSError):  # it holds something else

@@ -8,10 +8,23 @@ from cifar.cli.app import app, run_app
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
 from cifar.cli.train import train_main
-from cifar.cli import evaluate, compare, report, predict, demo, inspect
+from cifar.cli import evaluate, compare, report, predict, explain, demo, share, inspect
 
 # isort: on
-__all__ = ["app", "compare", "demo", "evaluate", "inspect", "main", "predict", "report", "run_app", "train_main"]
+__all__ = [
+    "app",
+    "compare",
+    "demo",
+    "evaluate",
+    "explain",
+    "inspect",
+    "main",
+    "predict",
+    "report",
+    "run_app",
+    "share",
+    "train_main",
+]
 
 
 def main() -> NoReturn:
