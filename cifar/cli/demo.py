@@ -27,19 +27,17 @@ def demo(
 
     It sends nothing anywhere and reads nothing but what is uploaded to it. Ctrl-C ends it, with exit code 0.
     """
-    from cifar.reporting.records import distinct_names
-    from cifar.serving.classifier import load_model
+    from cifar.serving.answers import read_shown
     from cifar.serving.demo import check_gradio, open_demo
 
     if len(runs) > 2:
         raise InputError(f"The page has room for two runs side by side: {len(runs)} were named.")
     check_gradio()
-    names = distinct_names(runs)
-    classifiers = {name: load_model(run, device=device) for name, run in zip(names, runs, strict=True)}
-    for name, classifier in classifiers.items():
-        if classifier.trained_on.startswith("SAMPLE"):
-            show.say(f"{classifier.trained_on}: {name} HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING")
-    with open_demo(classifiers, host=host, port=port or 0) as address:
+    shown = read_shown(runs, device=device)
+    for one in shown:
+        if one.warning:
+            show.say(one.warning)
+    with open_demo(shown, host=host, port=port or 0) as address:
         show.result_text(address)
         show.say("Ctrl-C ends it.")
         wait()

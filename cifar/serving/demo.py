@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.serving.classifier import Classifier
+from cifar.serving.answers import Shown
 from cifar.serving.limits import MOST_BYTES, SESSIONS
 from cifar.serving.wall import wall
 
@@ -22,14 +22,14 @@ PORTS = range(7860, 7960)  # the first free one is taken where none is named
 
 
 @contextmanager
-def open_demo(classifiers: Mapping[str, Classifier], *, host: str, port: int) -> Iterator[str]:
-    """Serve the page of one or two networks, in a thread, until the context is left.
+def open_demo(shown: Sequence[Shown], *, host: str, port: int) -> Iterator[str]:
+    """Serve the page of one run or two, in a thread, until the context is left.
 
     Variables of the environment that Gradio would heed are removed from this process: they could publish the page or
     more files.
 
     Args:
-        classifiers: by the names of their runs.
+        shown: the runs.
         host: the address or name to listen on; 127.0.0.1 is this machine alone.
         port: 0 is the first free one from 7860 on.
 
@@ -50,18 +50,18 @@ def open_demo(classifiers: Mapping[str, Classifier], *, host: str, port: int) ->
         import gradio
         from starlette.middleware import Middleware
 
-        from cifar.serving.page import build_page
+        from cifar.serving.page import CSS, build_page
 
         files = save_examples(examples)
         gradio.set_static_paths([examples])
         folders = (uploads, examples)
-        page = build_page(classifiers, examples=files, folders=folders, address=address)
+        page = build_page(shown, examples=files, folders=folders, address=address)
         try:
             page.launch(
                 server_name=f"[{host}]" if ":" in host else host, server_port=port, prevent_thread_lock=True,
                 quiet=True, inline=False, inbrowser=False, share=False, footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, max_threads=4,
-                max_file_size=MOST_BYTES, state_session_capacity=SESSIONS,
+                max_file_size=MOST_BYTES, css=CSS, state_session_capacity=SESSIONS,
                 app_kwargs={"middleware": [Middleware(wall, folders=folders, most_bytes=MOST_BYTES)]},
             )  # fmt: skip
             yield address

@@ -1,7 +1,7 @@
 """The demo's page: what is on it, and what becomes of an image that is given to it."""
 
 import html
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,105 +10,120 @@ from torch import Tensor
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.serving.classifier import Classifier
+from cifar.serving.answers import Shown, class_probs, looked_at
 from cifar.serving.images import MOST_PIXELS, read_image
 from cifar.serving.limits import AT_ONCE, KEPT_SECONDS, MOST_BYTES, MOST_WAITING
 
 NAME = "predict"  # of the endpoint
 
 
-class Upload(gr.Image):  # type: ignore[misc]
-    """Gradio's field for an image, which hands over the path of what was uploaded or chosen, unopened.
-
-    Its parent fetches addresses, and opens files before their size is looked at, in formats that start other programs.
-
-    Attributes:
-        folders: where its files lie, resolved; no other file is read, whatever path a request names.
-    """
-
-    is_template = True  # shown as Gradio's own
-
-    folders: Sequence[Path] = ()  # no argument of __init__: Gradio shows the page what that one takes
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Keep an uploaded file where it is.
-
-        Raises:
-            gr.Error: an address, or a file that was not uploaded.
-        """
-        return None if url_or_file_path is None else str(self.own_file(str(url_or_file_path)))
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the file that a request names.
-
-        Raises:
-            gr.Error: it was not uploaded.
-        """
-        if payload is None:
-            return None
-        if not payload.path:
-            raise refusal("Upload the image first, and name the path that the upload gave.")
-        return str(self.own_file(payload.path))
-
-    def own_file(self, name: str) -> Path:
-        """A file in one of the folders."""
-        path = Path(name).resolve()
-        if not any(path.is_relative_to(folder) for folder in self.folders) or not path.is_file():
-            raise refusal("Only images that were uploaded here are read: no addresses, and no other files.")
-        return path
+CSS = "#image img { width: 100%; height: 100%; object-fit: contain; }"  # else 32×32 pixels are a speck
 
 
-def build_page(
-    classifiers: Mapping[str, Classifier], *, examples: Sequence[Path], folders: Sequence[Path], address: str
-) -> gr.Blocks:
+def build_page(shown: Sequence[Shown], *, examples: Sequence[Path], folders: Sequence[Path], address: str) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
-        classifiers: one or two, by the names of their runs.
+        shown: one run or two.
         examples: image files.
         folders: where uploads and examples lie, resolved.
         address: where it will be served, with a slash at the end.
     """
     with gr.Blocks(title="cifar", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
-        gr.Markdown(introduction(classifiers))
+        gr.Markdown(introduction(shown))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                image = Upload(
+                image = gr.Image(
                     label="Image", height=300, type="filepath", image_mode=None, buttons=[], elem_id="image",
                     sources=["upload", "webcam", "clipboard"],
                 )  # fmt: skip
-                image.folders = folders
+                guard(image, folders)
                 gr.Examples(
-                    [[str(path)] for path in examples], [image], label="Examples: training images", api_name=None,
+                    [[str(path)] for path in examples], [image], label="Examples: training images",
                     api_visibility="private", examples_per_page=len(examples),
                 )  # fmt: skip
-            with gr.Column(scale=3 * len(classifiers), min_width=300), gr.Row():
-                bars = [
-                    gr.Label(label=name, num_top_classes=len(CLASSES), min_width=280, elem_id=f"bars-{number}")
-                    for number, name in enumerate(classifiers)
-                ]
+            with gr.Column(scale=3 * len(shown), min_width=300), gr.Row():
+                fields = [result_fields(one, number) for number, one in enumerate(shown)]
+        for one in shown:
+            with gr.Accordion(f"Model card: {one.name}", open=False):
+                gr.Markdown(one.card)
         with gr.Accordion("From a program", open=False):
-            gr.Markdown(for_programs(address, names=list(classifiers)))
-        image.change(
-            answer_with(list(classifiers.values())), image, bars, api_name=NAME, show_progress="minimal",
-            concurrency_limit=AT_ONCE, concurrency_id="networks", api_description="Probabilities of the ten classes.",
+            gr.Markdown(for_programs(address, names=[one.name for one in shown]))
+        bars, pictures, words = map(list, zip(*fields, strict=True))
+        gr.on(
+            [image.change], answer_with(shown), image, bars, api_name=NAME, show_progress="minimal",
+            concurrency_id="networks", concurrency_limit=AT_ONCE, api_description="Probabilities of the ten classes.",
+        ).success(
+            look_with(shown), image, pictures + words, api_visibility="private", show_progress="hidden",
+            concurrency_id="networks",
         )  # fmt: skip
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=AT_ONCE)
 
 
-def answer_with(classifiers: Sequence[Classifier]) -> Callable[[str | None], Any]:
-    """The function behind the endpoint: path of an image → for each network {class: probability}, None without one."""
+def result_fields(shown: Shown, number: int) -> tuple[gr.Label, gr.Image, gr.Markdown]:
+    """A column with the bars of a run, the picture of what it looked at, and what that means."""
+    with gr.Column(min_width=280):
+        return (
+            gr.Label(label=shown.name, num_top_classes=len(CLASSES), elem_id=f"bars-{number}"),
+            gr.Image(
+                label="What it looked at", format="png", interactive=False, buttons=["fullscreen"],
+                elem_id=f"picture-{number}",
+            ),
+            gr.Markdown(elem_id=f"words-{number}"),
+        )  # fmt: skip
+
+
+def guard(field: gr.Image, folders: Sequence[Path]) -> None:
+    """Make Gradio's field for an image hand over the path of what was uploaded or chosen, unopened, and nothing else.
+
+    By itself it fetches addresses, and opens files before their size is looked at, in formats that start other
+    programs. Its methods are replaced in this one object, since Gradio writes a file beside every class made from its
+    own.
+
+    Args:
+        folders: where its files lie, resolved; no other file is read, whatever path a request names.
+    """
+
+    def own_file(name: str | Path) -> str:
+        path = Path(name).resolve()
+        if not any(path.is_relative_to(folder) for folder in folders) or not path.is_file():
+            raise refusal("Only images that were uploaded here are read: no addresses, and no other files.")
+        return str(path)
+
+    async def keep(url_or_file_path: str | Path | None) -> str | None:
+        return None if url_or_file_path is None else own_file(url_or_file_path)
+
+    def preprocess(payload: Any) -> str | None:
+        if payload is None:
+            return None
+        if not payload.path:
+            raise refusal("Upload the image first, and name the path that the upload gave.")
+        return own_file(payload.path)
+
+    field.async_move_resource_to_block_cache = keep
+    field.preprocess = preprocess
+
+
+def answer_with(shown: Sequence[Shown]) -> Callable[[str | None], Any]:
+    """The function behind the endpoint: path of an image → for each run {class: probability}, None without one."""
 
     def answer(image: str | None) -> Any:
-        answers = [None] * len(classifiers) if image is None else classify(read_upload(image), classifiers)
+        pixels = None if image is None else read_upload(image)
+        answers = [None if pixels is None else class_probs(pixels, one) for one in shown]
         return answers[0] if len(answers) == 1 else answers  # as Gradio wants it of one
 
     return answer
 
 
-def classify(image: Tensor, classifiers: Sequence[Classifier]) -> list[Any]:
-    """{class: probability} of each network, of an image uint8 [3, 32, 32]."""
-    return [dict(zip(CLASSES, classifier.predict(image).probs[0].tolist(), strict=True)) for classifier in classifiers]
+def look_with(shown: Sequence[Shown]) -> Callable[[str | None], list[Any]]:
+    """The function behind the pictures: path of an image → the picture of each run, then the words of each."""
+
+    def look(image: str | None) -> list[Any]:
+        pixels = None if image is None else read_upload(image)
+        looked = [(None, "") if pixels is None else looked_at(pixels, one) for one in shown]
+        return [picture for picture, _ in looked] + [words for _, words in looked]
+
+    return look
 
 
 def read_upload(path: str) -> Tensor:
@@ -127,11 +142,11 @@ def read_upload(path: str) -> Tensor:
 
 
 def refusal(sentence: str) -> gr.Error:
-    """What the page shows in a corner, and the endpoint gives as its error."""
-    return gr.Error(html.escape(sentence, quote=False), title="Not classified", print_exception=False)
+    """What the page shows in a corner until it is closed, and the endpoint gives as its error."""
+    return gr.Error(html.escape(sentence, quote=False), title="Not classified", duration=None, print_exception=False)
 
 
-def introduction(classifiers: Mapping[str, Classifier]) -> str:
+def introduction(shown: Sequence[Shown]) -> str:
     """What the page is, in Markdown."""
     lines = [
         "# cifar",
@@ -139,11 +154,7 @@ def introduction(classifiers: Mapping[str, Classifier]) -> str:
         "square in its middle and reduced to 32×32 pixels. There is no eleventh class: of anything else the answer is "
         "wrong, however sure it looks.",
     ]
-    lines += [
-        f"**{classifier.trained_on}: {html.escape(name)} HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING**"
-        for name, classifier in classifiers.items()
-        if classifier.trained_on.startswith("SAMPLE")
-    ]
+    lines += [f"**{html.escape(one.warning)}**" for one in shown if one.warning]
     return "\n\n".join(lines)
 
 
@@ -166,6 +177,6 @@ def curl_lines(address: str) -> str:
     """The endpoint, called from a shell."""
     return f"""\
 FILE=$(curl -sF files=@cat.png {address}gradio_api/upload | cut -d'"' -f2)
-EVENT=$(curl -s {address}gradio_api/call/{NAME} -H 'Content-Type: application/json' -d \\
-  '{{"data": [{{"path": "'"$FILE"'", "meta": {{"_type": "gradio.FileData"}}}}]}}' | cut -d'"' -f4)
+EVENT=$(curl -s {address}gradio_api/call/{NAME} -H 'Content-Type: application/json' \\
+  -d '{{"data": [{{"path": "'"$FILE"'"}}]}}' | cut -d'"' -f4)
 curl -sN {address}gradio_api/call/{NAME}/$EVENT"""
