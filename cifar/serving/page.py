@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from cifar.serving.limits import AT_ONCE, KEPT_SECONDS, MOST_BYTES, MOST_WAITING
 NAME = "predict"  # of the endpoint
 
 
-CSS = "#image img { width: 100%; height: 100%; object-fit: contain; }"  # else 32×32 pixels are a speck
+# Else 32×32 pixels are a speck, and the examples push the answer off a phone.
+CSS = """
+#image img { width: 100%; height: 100%; object-fit: contain; }
+.gallery-item .container.gallery { width: 3.3rem; height: 3.3rem; }
+"""
 
 
 def build_page(shown: Sequence[Shown], *, examples: Sequence[Path], folders: Sequence[Path], address: str) -> gr.Blocks:
@@ -53,7 +58,7 @@ def build_page(shown: Sequence[Shown], *, examples: Sequence[Path], folders: Seq
         gr.on(
             [image.change], answer_with(shown), image, bars, api_name=NAME, show_progress="minimal",
             concurrency_id="networks", concurrency_limit=AT_ONCE, api_description="Probabilities of the ten classes.",
-        ).success(
+        ).then(
             look_with(shown), image, pictures + words, api_visibility="private", show_progress="hidden",
             concurrency_id="networks",
         )  # fmt: skip
@@ -116,11 +121,17 @@ def answer_with(shown: Sequence[Shown]) -> Callable[[str | None], Any]:
 
 
 def look_with(shown: Sequence[Shown]) -> Callable[[str | None], list[Any]]:
-    """The function behind the pictures: path of an image → the picture of each run, then the words of each."""
+    """The function behind the pictures: path of an image → the picture of each run, then the words of each.
+
+    Without an image, or with a file that the endpoint has refused before, they are blank.
+    """
 
     def look(image: str | None) -> list[Any]:
-        pixels = None if image is None else read_upload(image)
-        looked = [(None, "") if pixels is None else looked_at(pixels, one) for one in shown]
+        looked: list[Any] = [(None, "")] * len(shown)
+        with suppress(gr.Error):
+            if image is not None:
+                pixels = read_upload(image)
+                looked = [looked_at(pixels, one) for one in shown]
         return [picture for picture, _ in looked] + [words for _, words in looked]
 
     return look
