@@ -63,7 +63,7 @@ def running_demo(*arguments: object, seconds: float = 300) -> Iterator[Server]:
             yield Server(address, log, temporary)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0
-            assert Path(name, "errors").read_text().endswith("Ctrl-C ends it.\nEnded.\n")
+            assert Path(name, "errors").read_text().endswith("Ended.\n")
             assert not list(temporary.glob("cifar-demo-*"))
         finally:
             watchdog.cancel()

@@ -43,9 +43,14 @@ def build_page(shown: Sequence[Shown], *, examples: Sequence[Path], folders: Seq
                     sources=["upload", "webcam", "clipboard"],
                 )  # fmt: skip
                 guard(image, folders)
-                gr.Examples(
-                    [[str(path)] for path in examples], [image], label="Examples: training images",
-                    api_visibility="private", examples_per_page=len(examples),
+                thumbnails = gr.Dataset(
+                    components=[image], samples=[[str(path)] for path in examples], type="index",
+                    label="Examples: training images", samples_per_page=len(examples),
+                )  # fmt: skip
+                # gr.Examples would have them loaded past the queue, by an address that the wall does not let through.
+                thumbnails.click(
+                    lambda number: str(examples[number]), thumbnails, image, api_visibility="private",
+                    show_progress="hidden",
                 )  # fmt: skip
             with gr.Column(scale=3 * len(shown), min_width=300), gr.Row():
                 fields = [result_fields(one, number) for number, one in enumerate(shown)]

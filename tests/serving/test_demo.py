@@ -162,6 +162,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(/etc/
         ("bomb.png", png(20_000, 20_000), "has more than 89,478,485 pixels"),
         ("torn.png", png(32, 32), "is damaged or truncated"),
     ],
+    ids=["text", "page", "nothing", "svg", "eps", "bomb", "torn"],
 )
 def test_no_image_is_refused_in_words(server: Server, client: Any, name: str, data: bytes, words: str) -> None:
     event, answer = ask(client, {"path": upload(client, data, name)})
@@ -253,7 +254,9 @@ def test_a_person_sees_what_the_networks_say(
 ) -> None:
     with open_page() as page:
         fetched: list[str] = []
+        missed: list[str] = []
         page.on("request", lambda request: fetched.append(request.url))
+        page.on("response", lambda response: response.status >= 400 and missed.append(response.url))
         page.set_default_timeout(90_000)
         page.goto(server.address)
         page.set_input_files("#image input[type=file]", photo)
@@ -275,7 +278,7 @@ def test_a_person_sees_what_the_networks_say(
 
         fake = tmp_path / "fake.png"
         fake.write_text("hello")
-        page.click("#image button[aria-label='Clear']")
+        page.click("#image button[aria-label='Remove Image']")
         page.wait_for_selector("#bars-0 h2", state="detached")
         page.set_input_files("#image input[type=file]", fake)
         page.wait_for_selector("text=is not an image that Pillow can read")
@@ -289,6 +292,7 @@ def test_a_person_sees_what_the_networks_say(
         assert fetched
         outside = [url for url in fetched if not url.startswith((server.address, "data:", "blob:"))]
         assert outside == []
+        assert missed == []  # by the wall
 
 
 @needs_browser
