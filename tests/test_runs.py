@@ -63,7 +63,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_is_refused_and_overwriting_spares_what_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "fold-0").mkdir()
-    for name in ("recipe.json", "mine.txt", "fold-0/summary.json"):
+    for name in ("recipe.json", "card.md", "confusion.png", "mine.txt", "fold-0/summary.json"):
         (tmp_path / name).write_text("")
     with pytest.raises(InputError, match="--overwrite"):
         new_folder(tmp_path, overwrite=False)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar.data.batches import to_pixels
 from cifar.errors import InputError, WorldError
-from cifar.evaluation.predict import to_pixels
 from cifar.models.cnn import CNN
 from cifar.models.pretrained import Pretrained
 from cifar.models.resnet import ResNet
@@ -76,7 +76,7 @@ def method_of(network: nn.Module) -> Method:
             f"{type(network).__name__} cannot be explained: only this package's own networks and timm's can, since of "
             "others it is not known which layer to look at."
         )
-    name = network.network.pretrained_cfg["architecture"]  # type: ignore[index, union-attr]
+    name = network.network.pretrained_cfg["architecture"]  # type: ignore[index]
     if is_plain_transformer(network.network):
         return ROLLOUT
     if getattr(network.network, "blocks", None) is not None and hasattr(network.network, "pos_embed"):

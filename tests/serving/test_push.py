@@ -1,0 +1,238 @@
+"""A run pushed by the hub's own client to a server that speaks its protocol, and used again from what came there."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from hub_server import hub_environment
+from huggingface_hub import ModelCard, constants
+from upload_server import READER, WRITER, UploadHub
+
+from cifar import load_model
+from cifar.cli import app, run_app
+from cifar.data.cifar10 import Dataset, load
+
+RESULTS = Path(__file__).parent.parent.parent / "results"
+PUSHED = {
+    "model.safetensors", "recipe.json", "summary.json", "metrics.csv", "evaluation.json", "curves.png", "confusion.png",
+    "README.md",
+}  # fmt: skip
+# The client's own: it streams files to its transport in a way that the transport will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UploadHub]:
+    """The server, running; the client asks it, has no login, and waits for nothing."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "login"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "logins"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+    with UploadHub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        huggingface_hub.close_session()
+        server.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A recorded run with things beside it that are nobody's business."""
+    folder = tmp_path / "runs" / "small"
+    shutil.copytree(RESULTS / "cnn", folder)
+    for name in ("last.ckpt", "predictions.npz", "holiday.png", ".env", "README.md"):
+        (folder / name).write_bytes(b"private")
+    return folder
+
+
+def push(*arguments: object) -> int:
+    return run_app(app, ["push", *map(str, arguments)], program="cifar")
+
+
+def sent(hub: UploadHub) -> list[str]:
+    return [path for method, path in hub.requests if method in ("POST", "PUT")]
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_what_was_pushed_predicts_as_the_run_does(
+    hub: UploadHub, run: Path, in_parts: bool, sample: Dataset, tmp_path: Path, capsys: Captured
+) -> None:
+    hub.in_parts = in_parts
+    if in_parts:  # of more than one piece
+        shutil.copytree(RESULTS / "quick", run, dirs_exist_ok=True)
+    assert push(run, "someone/small-net", "--token", WRITER) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith(f"{hub.url}/someone/small-net: 8 files, ")
+    assert WRITER not in output.out + output.err
+    repository = hub.repositories["someone/small-net"]
+    assert repository.commits == ["The run small of cifar"]
+    assert not repository.private
+    assert set(repository.files) - {".gitattributes"} == PUSHED
+    for name in PUSHED - {"README.md"}:
+        assert repository.files[name] == (run / name).read_bytes()
+    assert len(hub.verified) == 3  # weights and two pictures
+    assert bool(hub.parts) == in_parts
+    card = ModelCard(repository.files["README.md"].decode())
+    assert card.data.model_name == "small-net"
+    assert 'snapshot_download("someone/small-net")' in card.text
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    for name, content in repository.files.items():
+        (folder / name).write_bytes(content)
+    images = load(sample, "test").images[:20]
+    here, there = (load_model(place, device="cpu").predict(images).probs for place in (run, folder))
+    assert torch.equal(here, there)
+    assert load_model(folder).trained_on == "CIFAR-10"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_visibility(hub: UploadHub, run: Path, private: bool) -> None:
+    flags = ["--private"] if private else []
+    assert push(run, "someone/net", "--token", WRITER, *flags) == 0
+    assert hub.repositories["someone/net"].private == private
+
+
+def test_a_public_repository_is_never_taken_for_a_private_one(hub: UploadHub, run: Path, capsys: Captured) -> None:
+    assert push(run, "someone/net", "--token", WRITER) == 0
+    hub.repositories["someone/net"].files["notes.txt"] = b"theirs"
+    capsys.readouterr()
+    before = len(sent(hub))
+    assert push(run, "someone/net", "--token", WRITER, "--private") == 1
+    assert "exists and is public, so --private cannot be kept" in capsys.readouterr().err
+    assert sent(hub)[before:] == ["/api/repos/create"]
+    # Without the flag it is brought up to date, and the person is told.
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"seed": 7}))
+    assert push(run, "someone/net", "--token", WRITER) == 0
+    assert "held README.md, confusion.png, " in capsys.readouterr().err
+    repository = hub.repositories["someone/net"]
+    assert json.loads(repository.files["summary.json"])["seed"] == 7
+    assert "one run, seed 7" in repository.files["README.md"].decode()
+    assert repository.files["notes.txt"] == b"theirs"
+    assert len(repository.commits) == 2
+
+
+def test_a_dry_run_asks_nothing(hub: UploadHub, run: Path, capsys: Captured) -> None:
+    assert push(run, "someone/net", "--dry-run", "--private") == 0
+    output = capsys.readouterr().out
+    *lines, last = output.splitlines()
+    sizes = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines}
+    assert set(sizes) == PUSHED
+    assert all(sizes[name] == (run / name).stat().st_size for name in PUSHED - {"README.md"})
+    assert last.startswith("would go to the private repository someone/net: 8 files, 0.")
+    assert push(run, "someone/net", "--dry-run") == 0
+    assert "would go to the repository someone/net" in capsys.readouterr().out
+    assert hub.requests == []
+
+
+def test_tokens(hub: UploadHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert push(run, "someone/net") == 1
+    assert "There is no token for the hub" in capsys.readouterr().err
+    assert hub.requests == []
+    (tmp_path / "login").write_text(WRITER)  # as `hf auth login` leaves it
+    assert push(run, "someone/by-login") == 0
+    monkeypatch.setenv("HF_TOKEN", READER)
+    assert push(run, "someone/by-environment") == 1
+    assert "does not let this token write to someone/by-environment (You don't have" in capsys.readouterr().err
+    assert push(run, "someone/by-flag", "--token", WRITER) == 0
+    assert set(hub.repositories) == {"someone/by-login", "someone/by-flag"}
+    assert push(run, "someone/net", "--token", "hf_wrong") == 1
+    error = capsys.readouterr().err
+    assert "does not accept the token" in error
+    assert "hf_wrong" not in error
+
+
+def test_refusals_are_one_sentence_and_leave_nothing(hub: UploadHub, run: Path, capsys: Captured) -> None:
+    assert push(run, "other/net", "--token", WRITER) == 1
+    assert "name a repository of your own" in capsys.readouterr().err
+    for place, status, words in (
+        ("/api/repos/create", 500, "answers with status 500: run it again"),
+        ("/api/validate-yaml", 400, "refuses someone/net with status 400 (as the test wants)"),
+        ("/preupload/", 403, "does not let this token write to someone/net (as the test wants)"),
+        ("/objects/batch", 404, "does not let this token write"),
+        ("/store/", 503, "answers with status 503"),
+        ("/verify", 400, "refuses someone/net with status 400"),
+        ("/commit/", 413, "refuses someone/net with status 413 (as the test wants)"),
+    ):
+        hub.status_at = {place: status}
+        assert push(run, "someone/net", "--token", WRITER) == 1, place
+        output = capsys.readouterr()
+        assert words in output.err, (place, output.err)
+        assert output.err.count("\n") == 1, output.err
+        assert output.out == ""
+    for place in ("/api/repos/create", "/preupload/", "/store/", "/commit/"):
+        hub.status_at, hub.gone_at = {}, place
+        hub.store.clear()
+        assert push(run, "someone/net", "--token", WRITER) == 1, place
+        error = capsys.readouterr().err
+        assert "The push broke off (" in error, error
+        assert error.count("\n") == 1
+    assert hub.repositories["someone/net"].commits == []
+    hub.gone_at = ""
+    assert push(run, "someone/net", "--token", WRITER) == 0
+    assert hub.repositories["someone/net"].commits == ["The run small of cifar"]
+
+
+def test_no_hub(hub: UploadHub, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    with UploadHub() as gone:  # closed before it was ever asked
+        url = gone.url
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    assert push(run, "someone/net", "--token", WRITER) == 1
+    assert f"{url} cannot be reached (no connection: ConnectionError): connect and run it" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert push(run, "someone/net", "--token", WRITER) == 1
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    assert hub.requests == []
+
+
+def test_bad_input(hub: UploadHub, run: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "empty").mkdir()
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare)
+    (bare / "model.safetensors").unlink()
+    for code, words, folder, name in (
+        (2, "owner/name: the owner is missing", run, "net"),
+        (2, "is not a repository of the hub", run, "a/b/c"),
+        (2, "is not a repository of the hub", run, "someone/né t"),
+        (2, "not a run folder", tmp_path / "empty", "someone/net"),
+        (2, "name one of its folds", RESULTS / "cnn-crossval", "someone/net"),
+        (1, "without its weights cannot be given away", bare, "someone/net"),
+    ):
+        assert push(folder, name, "--token", WRITER) == code
+        output = capsys.readouterr()
+        assert words in output.err, output.err
+        assert output.err.count("\n") == 1
+    assert hub.requests == []
+
+
+def test_a_fresh_process_with_the_hubs_own_variables(hub: UploadHub, run: Path, tmp_path: Path) -> None:
+    """Nothing is patched: HF_ENDPOINT, HF_TOKEN and HF_HUB_DISABLE_XET as a person sets them."""
+    environment = hub_environment(hub.url, tmp_path / "home") | {"HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "1"}
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        "cifar",
+        "push",
+        str(run),
+        "someone/net",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{hub.url}/someone/net: 8 files, ")
+    assert set(hub.repositories["someone/net"].files) - {".gitattributes"} == PUSHED
