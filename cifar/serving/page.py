@@ -45,7 +45,8 @@ def build_page(shown: Sequence[Shown], *, examples: Sequence[Path], folders: Seq
                 guard(image, folders)
                 thumbnails = gr.Dataset(
                     components=[image], samples=[[str(path)] for path in examples], type="index",
-                    label="Examples, from the training images, which it may know by heart", samples_per_page=len(examples),
+                    samples_per_page=len(examples),
+                    label="Examples, from the training images, which it may know by heart",
                 )  # fmt: skip
                 # gr.Examples would have them loaded past the queue, by an address that the wall does not let through.
                 thumbnails.click(
