@@ -5,7 +5,6 @@ import http.server
 import io
 import json
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -23,11 +22,8 @@ from PIL import Image
 from untrained_runs import make_untrained
 
 from cifar import load_model
-from cifar.cli import app, run_app
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
-from cifar.errors import InputError, WorldError
-from cifar.serving.demo import check_gradio, free_port, shown_host
 from cifar.serving.limits import MOST_BYTES
 
 httpx = pytest.importorskip("httpx")
@@ -305,40 +301,3 @@ def test_nothing_sticks_out_of_the_page(server: Server, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, background.removeprefix("rgb(").rstrip(")").split(","))) < 150
-
-
-# From the command line
-
-
-def test_a_taken_port(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(WorldError, match=f"Port {port} is taken"):
-            free_port("127.0.0.1", [port])
-        assert free_port("127.0.0.1", range(port, port + 100)) > port
-        assert run_app(app, ["demo", str(RECORDED), "--port", str(port)], program="cifar") == 1
-    assert f"cifar: Port {port} is taken: choose another with --port.\n" in capsys.readouterr().err
-
-
-def test_a_host_that_is_not_here() -> None:
-    with pytest.raises(InputError, match=r"203.0.113.1 is no address of this machine"):
-        free_port("203.0.113.1", [7860])
-
-
-def test_hosts_as_they_stand_in_addresses() -> None:
-    hosts = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "localhost", "::": "localhost", "::1": "[::1]", "box": "box"}
-    assert {host: shown_host(host) for host in hosts} == hosts
-
-
-def test_three_runs_have_no_room(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(app, ["demo", *[str(RECORDED)] * 3], program="cifar") == 2
-    assert capsys.readouterr().err == "cifar: The page has room for two runs side by side: 3 were named.\n"
-
-
-def test_without_gradio_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_gradio()
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(WorldError, match=r'pip install "cifar\[demo\]"'):
-        check_gradio()
