@@ -1,0 +1,186 @@
+"""`cifar demo` under load: many clients at once, every answer compared with `load_model(run).predict`.
+
+    python benchmarks/demo_load.py results/resnet > load.json
+
+Prints JSON: requests lost (refused, broken off, without an answer) and wrong (another class, or a probability that
+differs by more than 1e-5), requests a second, milliseconds from the upload to the answer (median, 95 % and 99 %), and
+the server's resident memory from request 200 on. Exit code 1 if one was lost or wrong, or the memory not flat. Only on
+Linux, whose /proc tells the memory. It sends only to the server that it starts, on this machine.
+"""
+
+import argparse
+import asyncio
+import importlib.metadata
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from cifar import load_model
+from cifar.data.cifar10 import load, open_dataset
+from cifar.machine import describe_commit, describe_machine, describe_versions
+
+IMAGES = 100  # of the bundled sample, in turn
+FLAT = 0.1  # share by which the memory may differ from that at the first measurement
+SECONDS = 120  # after which a request counts as lost
+
+
+@dataclass
+class Tally:
+    """What the requests came to; grows as they are answered."""
+
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    rss: list[int] = field(default_factory=list)  # bytes
+
+    @property
+    def done(self) -> int:
+        return len(self.lost) + len(self.wrong) + len(self.milliseconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="cifar demo under load")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--warm", type=int, default=200, help="requests before the memory is looked at")
+    arguments = parser.parse_args()
+    images, expected = make_images(arguments.run)
+    command = [sys.executable, "-m", "cifar", "demo", str(arguments.run), "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            if not address:
+                return 1  # it has said why
+            tally = Tally()
+            start = time.perf_counter()
+            asyncio.run(run_clients(address, images, expected, tally=tally, pid=server.pid, arguments=arguments))
+            seconds = time.perf_counter() - start
+        finally:
+            server.send_signal(signal.SIGINT)
+    result = sum_up(tally, seconds=seconds, arguments=arguments)
+    print(json.dumps(result, indent=2))
+    return 1 if result["lost"] or result["wrong"] or not result["memory"]["flat"] else 0
+
+
+def make_images(run: Path) -> tuple[list[bytes], list[dict[str, float]]]:
+    """PNG files, and for each the probabilities that the network gives by itself."""
+    classifier = load_model(run, device="cpu")
+    images = load(open_dataset("sample"), "train").images[:IMAGES]
+    files, expected = [], []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "png")
+        files.append(file.getvalue())
+        predictions = classifier.predict(image)
+        expected.append(dict(zip(predictions.classes, predictions.probs[0].tolist(), strict=True)))
+    return files, expected
+
+
+async def run_clients(
+    address: str,
+    images: list[bytes],
+    expected: list[dict[str, float]],
+    *,
+    tally: Tally,
+    pid: int,
+    arguments: argparse.Namespace,
+) -> None:
+    """Send all requests; each client sends its next one when it has the answer to the last."""
+    numbers = iter(range(arguments.requests))
+
+    async def be_client(client: httpx.AsyncClient) -> None:
+        for number in numbers:
+            which = number % len(images)
+            start = time.perf_counter()
+            try:
+                answer = await ask(client, images[which], name=f"{number}.png")
+            except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+                tally.lost.append(f"request {number}: {type(error).__name__} {error}")
+            else:
+                if is_right(answer, expected[which]):
+                    tally.milliseconds.append(1000 * (time.perf_counter() - start))
+                else:
+                    tally.wrong.append(f"request {number}: {answer}")
+            if tally.done >= arguments.warm and tally.done % 20 == 0:
+                tally.rss.append(resident_bytes(pid))
+
+    limits = httpx.Limits(max_connections=arguments.clients, max_keepalive_connections=arguments.clients)
+    async with httpx.AsyncClient(base_url=address, timeout=SECONDS, limits=limits, trust_env=False) as client:
+        await asyncio.gather(*(be_client(client) for _ in range(arguments.clients)))
+
+
+async def ask(client: httpx.AsyncClient, image: bytes, *, name: str) -> dict[str, Any]:
+    """Upload, ask, and read the answer of one image, as the page tells programs to.
+
+    Raises:
+        httpx.HTTPError, ValueError, KeyError, IndexError: there was none.
+    """
+    upload = await client.post("gradio_api/upload", files={"files": (name, image)})
+    call = await client.post("gradio_api/call/predict", json={"data": [{"path": upload.raise_for_status().json()[0]}]})
+    event = call.raise_for_status().json()["event_id"]
+    stream = (await client.get(f"gradio_api/call/predict/{event}")).raise_for_status().text
+    if "event: complete" not in stream:
+        raise ValueError(stream)
+    answer: dict[str, Any] = json.loads(stream.rpartition("data: ")[2])[0]
+    return answer
+
+
+def is_right(answer: dict[str, Any], expected: dict[str, float]) -> bool:
+    """Whether all probabilities are the network's own, and the class is the likeliest."""
+    probs = {row["label"]: row["confidence"] for row in answer["confidences"]}
+    return (
+        probs.keys() == expected.keys()
+        and answer["label"] == max(expected, key=expected.__getitem__)
+        and all(abs(probs[name] - prob) <= 1e-5 for name, prob in expected.items())
+    )
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process holds."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+
+
+def sum_up(tally: Tally, *, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures, JSON-ready."""
+    times = np.percentile(tally.milliseconds, [50, 95, 99]) if tally.milliseconds else [0.0] * 3
+    first = tally.rss[0] if tally.rss else 0
+    growth = max((abs(rss - first) / first for rss in tally.rss), default=0.0)
+    return {
+        "run": arguments.run.name,
+        "clients": arguments.clients,
+        "requests": arguments.requests,
+        "lost": len(tally.lost),
+        "wrong": len(tally.wrong),
+        "first_failures": [*tally.lost, *tally.wrong][:5],
+        "seconds": seconds,
+        "requests_per_second": len(tally.milliseconds) / seconds,
+        "milliseconds": {f"p{share}": float(value) for share, value in zip((50, 95, 99), times, strict=True)},
+        "memory": {
+            "from_request": arguments.warm,
+            "first_bytes": first,
+            "most_bytes": max(tally.rss, default=0),
+            "last_bytes": tally.rss[-1] if tally.rss else 0,
+            "greatest_difference": growth,
+            "flat": growth <= FLAT,
+        },
+        "machine": describe_machine(),
+        "versions": describe_versions() | {"gradio": importlib.metadata.version("gradio")},
+        "commit": describe_commit(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

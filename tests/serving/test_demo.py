@@ -1,0 +1,303 @@
+"""`cifar demo` as people and programs meet it: the real server, in a process of its own, and a real browser."""
+
+import html
+import http.server
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import needs_browser, open_page
+from demo_server import ROOT, Server, running_demo
+from PIL import Image
+from untrained_runs import make_untrained
+
+from cifar import load_model
+from cifar.data.cifar10 import Dataset, load
+from cifar.data.split import CLASSES
+from cifar.serving.limits import MOST_BYTES
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("gradio", reason='the demo needs gradio: pip install "cifar[demo]"')
+
+RECORDED = ROOT / "results" / "cnn"
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_untrained(tmp_path_factory.mktemp("runs") / "untrained", "cnn", "views=mirror")
+
+
+@pytest.fixture(scope="module")
+def server(untrained: Path) -> Iterator[Server]:
+    """A demo of two runs; that Ctrl-C ends it cleanly is checked at the end."""
+    with running_demo(RECORDED, untrained, "--device", "cpu") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture that is neither square nor of 32 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(pixels).resize((450, 300), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Any]:
+    with httpx.Client(base_url=server.address, timeout=120, trust_env=False) as client:
+        yield client
+
+
+def upload(client: Any, data: bytes, name: str = "image.png") -> str:
+    answer = client.post("gradio_api/upload", files={"files": (name, data)})
+    assert answer.status_code == 200, answer.text
+    path: str = answer.json()[0]
+    return path
+
+
+def ask(client: Any, value: object) -> tuple[str, Any]:
+    """The kind of the event that answers, and its data."""
+    call = client.post("gradio_api/call/predict", json={"data": [value]})
+    assert call.status_code == 200, call.text
+    lines = client.get(f"gradio_api/call/predict/{call.json()['event_id']}").text.strip().splitlines()
+    return lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))
+
+
+def assert_answers(data: list[Any], expected: list[dict[str, float]]) -> None:
+    assert len(data) == len(expected)
+    for answer, probs in zip(data, expected, strict=True):
+        given = {row["label"]: row["confidence"] for row in answer["confidences"]}
+        assert given == pytest.approx(probs, abs=1e-6)
+        assert answer["label"] == max(probs, key=lambda name: probs[name])
+
+
+def probs_of(run: Path, path: Path) -> dict[str, float]:
+    predictions = load_model(run, device="cpu").predict(path)
+    return dict(zip(CLASSES, predictions.probs[0].tolist(), strict=True))
+
+
+# For programs
+
+
+def test_a_program_is_answered(client: Any, untrained: Path, photo: Path) -> None:
+    event, data = ask(client, {"path": upload(client, photo.read_bytes())})
+    assert event == "complete"
+    assert_answers(data, [probs_of(run, photo) for run in (RECORDED, untrained)])
+
+
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="there is no curl")
+def test_the_lines_on_the_page_and_in_the_readme_work(
+    server: Server, untrained: Path, photo: Path, tmp_path: Path
+) -> None:
+    from cifar.serving.page import curl_lines
+
+    readme = (ROOT / "README.md").read_text()
+    assert curl_lines("http://127.0.0.1:7860/") in readme
+    shutil.copy(photo, tmp_path / "cat.png")
+    done = subprocess.run(
+        ["bash", "-c", curl_lines(server.address)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        check=True,
+    )  # fmt: skip
+    data = json.loads(done.stdout.partition("data: ")[2])
+    assert_answers(data, [probs_of(run, photo) for run in (RECORDED, untrained)])
+
+
+def test_one_endpoint_is_public(client: Any) -> None:
+    info = client.get("gradio_api/info").json()
+    assert list(info["named_endpoints"]) == ["/predict"]
+    assert info["unnamed_endpoints"] == {}
+
+
+def test_a_run_by_itself_under_a_small_load() -> None:
+    script = [sys.executable, ROOT / "benchmarks" / "demo_load.py", RECORDED]
+    done = subprocess.run(
+        [*script, "--clients", "8", "--requests", "40", "--warm", "20"], capture_output=True, text=True, timeout=400
+    )
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["lost"], result["wrong"], result["first_failures"]) == (0, 0, [])
+    assert result["milliseconds"]["p50"] <= result["milliseconds"]["p95"] <= result["milliseconds"]["p99"]
+    assert result["memory"]["first_bytes"] > 50_000_000
+
+
+# What is refused
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that claims a size, with hardly any data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(/etc/passwd) (r) file\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    "name, data, words",
+    [
+        ("notes.txt", b"hello", "is not an image that Pillow can read"),
+        ("fake.png", b"<html>", "is not an image that Pillow can read"),
+        ("nothing.png", b"", "is not an image that Pillow can read"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image that Pillow can read"),
+        ("program.eps", EPS, "is not an image that Pillow can read"),
+        ("bomb.png", png(20_000, 20_000), "has more than 89,478,485 pixels"),
+        ("torn.png", png(32, 32), "is damaged or truncated"),
+    ],
+    ids=["text", "page", "nothing", "svg", "eps", "bomb", "torn"],
+)
+def test_no_image_is_refused_in_words(server: Server, client: Any, name: str, data: bytes, words: str) -> None:
+    event, answer = ask(client, {"path": upload(client, data, name)})
+    assert event == "error"
+    assert words in html.unescape(answer["error"])
+    assert str(server.temporary) not in answer["error"]
+    assert not server.events("subprocess.Popen", "os.system", "os.posix_spawn")
+
+
+def test_too_much_is_refused(client: Any) -> None:
+    for size in (MOST_BYTES + 1, MOST_BYTES + 200_000):  # Gradio's own limit, and the wall's
+        with io.BytesIO(bytes(size)) as file:
+            answer = client.post("gradio_api/upload", files={"files": ("a.png", file)})
+        assert answer.status_code == 413
+    assert client.post("gradio_api/call/predict", json={"data": ["a" * 100_000]}).status_code == 413
+    assert client.post("gradio_api/call/predict", content=iter([b"{}"])).status_code == 411
+
+
+@pytest.fixture
+def bystander() -> Iterator[tuple[str, list[str]]]:
+    """A server on this machine that a request may name: its address, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/a.png", asked
+        server.shutdown()
+
+
+def test_no_path_and_no_address_is_read(
+    server: Server, client: Any, bystander: tuple[str, list[str]], photo: Path, tmp_path: Path
+) -> None:
+    address, asked = bystander
+    secret = tmp_path / "secret.png"
+    shutil.copy(photo, secret)
+    uploaded = upload(client, photo.read_bytes())
+    names = ["/etc/passwd", str(secret), f"file://{secret}", address, f"{uploaded}/../../../../../{secret}"]
+    names += [str(Path(uploaded).parent), "//127.0.0.1/share/a.png", ""]
+    values: list[Any] = ["/etc/passwd", address, {}, 7, ["/etc/passwd"]]
+    for name in names:
+        for meta in ({}, {"meta": {"_type": "gradio.FileData"}}):
+            for stream in ({}, {"is_stream": True}):
+                values += [{"path": name} | meta | stream, {"path": None, "url": name} | meta | stream]
+                values += [{"path": "a.png", "url": name, "orig_name": "a.svg"} | meta | stream]
+    for value in values:
+        event, data = ask(client, value)
+        assert event == "error", value
+        assert "root:" not in json.dumps(data)
+    for name in names[:-1]:
+        for door in ("file=", "proxy=", "file/", "stream/"):
+            answer = client.get(f"gradio_api/{door}{name}")
+            assert answer.status_code in (403, 404), (door, name)
+    assert asked == []
+    opened = server.events("open")
+    assert opened  # the log works
+    assert not [line for line in opened if "/etc/passwd" in line or secret.name in line]
+
+
+def test_a_page_elsewhere_cannot_ask(client: Any) -> None:
+    answer = client.options(
+        "gradio_api/queue/join", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    )
+    assert answer.headers.get("access-control-allow-origin") != "https://evil.example"
+
+
+def test_nobody_is_contacted(server: Server, client: Any) -> None:
+    assert client.get("").status_code == 200
+    port = server.address.rstrip("/").rpartition(":")[2]
+    for line in server.events("socket.connect", "socket.getaddrinfo"):
+        assert "127.0.0.1" in line, line
+    assert all(f"('127.0.0.1', {port})" in line for line in server.events("socket.connect"))
+
+
+# For people
+
+
+@needs_browser
+def test_a_person_sees_what_the_networks_say(
+    server: Server, untrained: Path, photo: Path, sample: Dataset, tmp_path: Path
+) -> None:
+    with open_page() as page:
+        fetched: list[str] = []
+        missed: list[str] = []
+        page.on("request", lambda request: fetched.append(request.url))
+        page.on("response", lambda response: response.status >= 400 and missed.append(response.url))
+        page.set_default_timeout(90_000)
+        page.goto(server.address)
+        page.set_input_files("#image input[type=file]", photo)
+        for number, run in enumerate((RECORDED, untrained)):
+            probs = probs_of(run, photo)
+            ranked = sorted(probs, key=lambda name: probs[name], reverse=True)
+            page.wait_for_selector(f"#bars-{number} h2:text-is('{ranked[0]}')")
+            bars = page.inner_text(f"#bars-{number}").split("\n")
+            assert [line for line in bars if line in CLASSES][-10:] == ranked
+            shares = [int(line[:-1]) for line in bars if line.endswith("%")]
+            assert shares == pytest.approx([100 * probs[name] for name in ranked], abs=0.51)
+            page.wait_for_selector(f"#picture-{number} img")
+            assert f"what speaks for {ranked[0]}" in page.inner_text(f"#words-{number}")
+        page.click("text=Model card: cnn")
+        accuracy = json.loads((RECORDED / "summary.json").read_text())["test_accuracy"]
+        page.wait_for_selector(f"strong:has-text('Test accuracy {accuracy:.2%}')")
+        page.click("text=From a program")
+        page.wait_for_selector(f"code:has-text('{server.address}gradio_api/upload')")
+
+        fake = tmp_path / "fake.png"
+        fake.write_text("hello")
+        page.click("#image button[aria-label='Remove Image']")
+        page.wait_for_selector("#bars-0 h2", state="detached")
+        page.set_input_files("#image input[type=file]", fake)
+        page.wait_for_selector("text=is not an image that Pillow can read")
+
+        page.click(".gallery-item:nth-child(4)")
+        train = load(sample, "train")
+        cat = train.images[train.labels.tolist().index(CLASSES.index("cat"))]
+        name = load_model(RECORDED, device="cpu").predict(cat).names[0]
+        page.wait_for_selector(f"#bars-0 h2:text-is('{name}')")
+        page.wait_for_selector(f"#words-0:has-text('what speaks for {name}')")
+        assert fetched
+        outside = [url for url in fetched if not url.startswith((server.address, "data:", "blob:"))]
+        assert outside == []
+        assert missed == []  # by the wall
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_of_the_page(server: Server, width: int) -> None:
+    with open_page(width=width, dark=True) as page:
+        page.set_default_timeout(90_000)
+        page.goto(server.address)
+        page.wait_for_selector("#bars-1")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, background.removeprefix("rgb(").rstrip(")").split(","))) < 150

@@ -1,0 +1,97 @@
+"""The wall before the demo's server, as requests meet it."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar.serving.wall import FILE, MOST_REQUEST, UPLOAD, Message, Receive, Send, wall
+
+MOST_BYTES = 1000
+
+
+def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = None) -> tuple[int, dict[bytes, bytes]]:
+    """Status and headers of the answer; 299 is the application's behind the wall."""
+    sent: list[Message] = []
+
+    async def app(_scope: Message, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def receive() -> Message:
+        raise AssertionError("the wall reads no body")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [] if length is None else [(b"content-length", length.encode())]
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": headers}
+    asyncio.run(wall(app, folders=[folder], most_bytes=MOST_BYTES)(scope, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/config", "/config/", "/theme.css", "/assets/index.js", "/static/fonts/a.woff2", "/gradio_api/info", UPLOAD,
+     "/gradio_api/call/predict/0123", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc"],
+)  # fmt: skip
+def test_what_the_page_needs_is_handed_on(path: str, tmp_path: Path) -> None:
+    status, headers = ask(path, folder=tmp_path)
+    assert status == 299
+    assert b"default-src 'self'" in headers[b"content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/monitoring", "/monitoring/summary", "/gradio_api/proxy=http://127.0.0.1/", "/gradio_api/file/etc/passwd",
+     "/gradio_api/runs", "/gradio_api/run/predict", "/gradio_api/process_recording", "/gradio_api/component_server",
+     "/gradio_api/deep_link", "/gradio_api/stream/a", "/gradio_api/vibe-code", "/gradio_api/dev/reload", "/docs",
+     "/openapi.json", "/login", "/gradio_api/mcp", ""],
+)  # fmt: skip
+def test_what_it_does_not_need_is_not_there(path: str, tmp_path: Path) -> None:
+    status, headers = ask(path, folder=tmp_path)
+    assert status == (299 if path == "" else 404)  # an empty path is the page
+    assert b"content-security-policy" in headers
+
+
+def test_only_files_in_the_folders_are_read(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "inside-not"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "a.png").touch()
+    (inside / "link.png").symlink_to(outside / "a.png")
+    assert ask(f"{FILE}{inside}/a.png", folder=inside)[0] == 299
+    for path in (
+        f"{outside}/a.png", f"{inside}/../inside-not/a.png", f"{inside}/link.png", "/etc/passwd", "etc/passwd", "",
+        "http://127.0.0.1:9/a.png", "file:///etc/passwd", f"{inside}/\0", f"//{outside}/a.png",
+    ):  # fmt: skip
+        assert ask(FILE + path, folder=inside)[0] == 404, path
+    assert ask(f"{FILE}{inside}/{'a' * 5000}", folder=inside)[0] in (299, 404)  # behind it there is no such file
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [("/gradio_api/queue/join", str(MOST_REQUEST), 299), ("/gradio_api/queue/join", str(MOST_REQUEST + 1), 413),
+     (UPLOAD, str(MOST_REQUEST + MOST_BYTES), 299), (UPLOAD, str(MOST_REQUEST + MOST_BYTES + 1), 413),
+     (UPLOAD, None, 411), (UPLOAD, "-1", 411), (UPLOAD, "many", 411)],
+)  # fmt: skip
+def test_what_is_sent_has_a_length_and_a_limit(path: str, length: str | None, status: int, tmp_path: Path) -> None:
+    assert ask(path, folder=tmp_path, method="POST", length=length)[0] == status
+
+
+def test_no_websocket_is_opened(tmp_path: Path) -> None:
+    sent: list[Message] = []
+
+    async def app(_scope: Message, _receive: Receive, _send: Send) -> None:
+        raise AssertionError("handed on")
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    asyncio.run(wall(app, folders=[tmp_path], most_bytes=MOST_BYTES)(scope, receive, send))
+    assert sent == [{"type": "websocket.close"}]
