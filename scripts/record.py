@@ -25,12 +25,14 @@ def record(run: Path, target: Path) -> None:
     """Copy a run, or a cross-validation with its folds.
 
     Raises:
-        SystemExit: it is not finished, was made with uncommitted changes, or is on the sample.
+        SystemExit: it is not finished or evaluated, was made with uncommitted changes, or is on the sample.
     """
     crossval = run / "crossval.json"
     folds = sorted(run.glob("fold-*")) if crossval.exists() else []
     for folder in folds or [run]:
         refuse_what_cannot_be_trusted(folder)
+    if missing := [name for name in FILES if not folds and not (run / name).exists()]:
+        sys.exit(f"{run} lacks {', '.join(missing)}: `cifar evaluate {run}` makes them.")
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
