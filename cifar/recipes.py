@@ -210,7 +210,8 @@ def resnet() -> Recipe:
 def resnet_better() -> Recipe:
     """The same ResNet-20 in the same 50 epochs, with Muon, a linear schedule and reflected borders.
 
-    Chosen on validation in trials of 16 epochs (`docs/log.md`), in bf16 where the processor has it. Not on record yet.
+    Chosen on validation in trials of 16 epochs (`docs/log.md`), in bf16 where the processor has it. 92.08 % test, one
+    seed, in 35 minutes on 2 cores that other work shared (`results/resnet-better`).
     """
     return Recipe(
         model="resnet20", epochs=50, batch_size=128, optimiser="muon", lr=0.02, momentum=0.95, weight_decay=0.03,
