@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +160,7 @@ def train(
         state.rows.append(
             {
                 "epoch": state.epoch,
-                "learning_rate": optimiser.param_groups[0]["lr"],
+                "learning_rate": recipe.lr * schedule_share(optimiser.param_groups[0]),
                 "train_loss": (state.totals[0] / state.totals[2]).item(),
                 "train_accuracy": (state.totals[1] / state.totals[2]).item(),
                 "validation_loss": validation_loss,
@@ -172,6 +173,11 @@ def train(
         for logger in loggers:
             logger.log(state.rows[-1])
     return state
+
+
+def schedule_share(group: dict[str, Any]) -> float:
+    """What the schedule leaves of a group's own highest rate: groups may have other rates than the recipe's."""
+    return float(group["lr"] / group["initial_lr"])
 
 
 def new_state(recipe: Recipe, training: Split, *, fabric: Fabric) -> State:

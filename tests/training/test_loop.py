@@ -17,7 +17,7 @@ from cifar.errors import WorldError
 from cifar.machine import choose_compile
 from cifar.models import build_model, prepare_model
 from cifar.models.pretrained import Pretrained
-from cifar.recipes import Recipe, recipe_for, with_settings
+from cifar.recipes import Recipe, any_network, recipe_for, with_settings
 from cifar.runs import read_json, read_metrics
 from cifar.training import loop
 from cifar.training.loop import Tick, augment, mixed_loss, train, warmed_average
@@ -305,3 +305,19 @@ def test_a_damaged_checkpoint_is_one_sentence(few: tuple[Split, Split], tmp_path
     path.unlink()
     with pytest.raises(WorldError, match="overwrite"):
         run(PLAIN, few, tmp_path, resume=True)
+
+
+def test_the_rate_told_is_the_recipes_and_not_that_of_the_lowest_layer(
+    few: tuple[Split, Split], tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(
+        any_network(),
+        model="timm:test_vit.r160_in1k",
+        epochs=1,
+        layer_decay=0.5,
+        schedule="constant",
+        warmup_epochs=0.0,
+    )
+    state = run(recipe, few, tmp_path)
+    assert state.rows[0]["learning_rate"] == recipe.lr
+    assert min(group["lr"] for group in state.optimiser.param_groups) < recipe.lr
