@@ -3,7 +3,7 @@
     recipe.json          the Recipe, whole: enough to repeat the run
     metrics.csv          a row an epoch
     model.safetensors    the best weights (by validation accuracy), as the model's own state dict
-    last.ckpt            everything needed to continue exactly; taken away when the run is finished
+    last.ckpt            everything needed to continue exactly
     summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
     evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    written by evaluation

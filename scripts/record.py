@@ -16,7 +16,7 @@ FILES = (
     "recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz",
     "curves.png", "confusion.png", "reliability.png", "mistakes.png",
 )  # fmt: skip
-WHERE_ASKED = ("references.json", "corruptions.json", "corruptions.png")
+WHERE_ASKED = ("references.json", "corruptions.json", "corruptions.png", "export.json")
 FOLD_FILES = ("recipe.json", "metrics.csv", "summary.json")
 LARGEST_WEIGHTS = 3_000_000
 
