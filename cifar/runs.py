@@ -131,9 +131,14 @@ def run_recipe(folder: Path) -> Recipe:
     Raises:
         InputError: the folder is none of ours.
     """
+    check_run(folder)
+    return read_recipe(folder / RECIPE)
+
+
+def check_run(folder: Path) -> None:
+    """Raise InputError where a folder is none of ours."""
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} is not a run folder: it holds no {RECIPE}.")
-    return read_recipe(folder / RECIPE)
 
 
 def data_of_run(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar.errors import InputError
-from cifar.runs import CROSSVAL, EVALUATION, METRICS, RECIPE, SUMMARY, read_json, read_metrics
+from cifar.runs import CROSSVAL, EVALUATION, METRICS, SUMMARY, check_run, read_json, read_metrics
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list
 
 def read_record(folder: Path, *, name: str, extras: Sequence[str] = ()) -> Record:
     """See `read_records`."""
-    if not (folder / RECIPE).is_file():
-        raise InputError(f"{folder} is not a run folder: it holds no {RECIPE}.")
+    check_run(folder)
     summary = read_json(folder / SUMMARY)
     if not summary["finished"] or not (folder / METRICS).exists():
         raise InputError(f"{folder} is not finished: `cifar train --resume {folder}` goes on with it.")

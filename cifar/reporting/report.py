@@ -1,6 +1,8 @@
 """`cifar report`: one HTML file that holds everything known of one or several runs, and needs nothing beside it."""
 
 import base64
+import dataclasses
+import functools
 import importlib.metadata
 import io
 import shlex
@@ -11,8 +13,9 @@ from typing import Any
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.evaluation.conclusions import figure_of_p
+from cifar.evaluation.conclusions import figure_of_p, points
 from cifar.files import write_text
+from cifar.recipes import Recipe
 from cifar.reporting.records import Record
 from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves, reliability_diagram
 from cifar.runs import CORRUPTIONS, EVALUATION, MISTAKES, REFERENCES
@@ -44,7 +47,7 @@ def render(records: Sequence[Record], *, command: str) -> str:
         "percent": percent,
         "interval": interval,
         "duration": duration,
-        "points": points,
+        "points": functools.partial(points, sign=True),
         "p": figure_of_p,
     }
     ranked = sorted(records, key=lambda record: -record.summary["test_accuracy"])
@@ -88,27 +91,25 @@ def describe_together(records: Sequence[Record]) -> dict[str, Any]:
             accuracy_against(records, value=lambda one: one.summary["parameters"], unit="parameters"),
         ],
         "machines": sorted({machine_of(record.summary) for record in records}),
-        "comparison": compare([record.folder for record in records]),
+        "comparison": compare(records),
     }
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
-    """What `compare_runs` says of runs, or under "reason" a sentence why it cannot."""
+def compare(records: Sequence[Record]) -> dict[str, Any]:
+    """What `compare_runs` says of runs, by the names they have on the page, or under "reason" why it cannot."""
     from cifar.evaluation.comparable import read_runs
     from cifar.evaluation.compare import compare_runs
 
     try:
-        return compare_runs(read_runs(folders))
+        runs = read_runs([record.folder for record in records])
+        named = zip(runs, records, strict=True)
+        return compare_runs([dataclasses.replace(run, name=record.name) for run, record in named])
     except (InputError, WorldError) as error:
         return {"reason": str(error)}
 
 
 def changed_fields(recipe: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a recipe that are not at their default, the model, epochs, batch size and rate always."""
-    import dataclasses
-
-    from cifar.recipes import Recipe
-
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     return {name: f"{value}" for name, value in recipe.items() if value != defaults.get(name)}
 
@@ -154,11 +155,6 @@ def percent(value: float) -> str:
 def interval(ends: Sequence[float]) -> str:
     """An interval of fractions in per cent."""
     return f"{ends[0]:.2%} to {ends[1]:.2%}"
-
-
-def points(value: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
-    return f"{100 * value:+.2f}"
 
 
 def duration(seconds: float) -> str:

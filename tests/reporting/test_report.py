@@ -10,6 +10,7 @@ import pytest
 import torch
 from browser import needs_browser, open_page
 from made_runs import make_probs
+from numpy.typing import NDArray
 
 from cifar.cli import app, run_app
 from cifar.data.split import Split
@@ -123,27 +124,40 @@ def test_a_run_without_evaluation_names_the_command(tmp_path: Path) -> None:
     assert "Confusion" not in html
 
 
-def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> None:
-    labels = np.arange(10_000) % 10
-    folders = [tmp_path / "a", tmp_path / "b"]
-    probs = [make_probs(labels, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+LABELS = np.arange(10_000) % 10
+
+
+def predicted_run(folder: Path, probs: NDArray[np.float32]) -> Path:
+    """A copy of a recorded run with other predictions, and the evaluation that belongs to them."""
+    shutil.copytree(RESULTS / "cnn", folder)
+    own, labels = torch.from_numpy(probs), torch.from_numpy(LABELS)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
     unscaled = {"temperature_scaling": None, "views": "none", "passes_an_image": 1}
-    for folder, own in zip(folders, probs, strict=True):
-        shutil.copytree(RESULTS / "cnn", folder)
-        evaluation = json.loads((folder / "evaluation.json").read_text())
-        (folder / "evaluation.json").write_text(
-            json.dumps(evaluation | unscaled | evaluate(torch.from_numpy(own), torch.from_numpy(labels), split="test"))
-        )
-        part = Split(torch.empty(0), torch.from_numpy(labels))
-        write_predictions(folder, torch.from_numpy(own), part, split="test")
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | unscaled | evaluate(own, labels, split="test")))
+    write_predictions(folder, own, Split(torch.empty(0), labels), split="test")
+    return folder
+
+
+def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> None:
+    probs = [make_probs(LABELS, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+    folders = [predicted_run(tmp_path / name, own) for name, own in zip("ab", probs, strict=True)]
     html = render(read_records(folders), command="cifar report")
-    better, worse = ((own.argmax(axis=1) == labels).mean() for own in probs)
+    better, worse = ((own.argmax(axis=1) == LABELS).mean() for own in probs)
     assert f"<td>a less b</td><td>{100 * (better - worse):+.2f}</td>" in html
     assert "McNemar p &lt; 0.001" in html
     (folders[1] / "predictions.npz").unlink()
     html = render(read_records(folders), command="cifar report")
     assert "Not compared:" in html
     assert "a less b" not in html
+
+
+def test_a_comparison_names_runs_as_the_page_does(tmp_path: Path) -> None:
+    """Two folders of one name are told apart by as little as it takes, never by where they lie on this machine."""
+    probs = make_probs(LABELS, 0.9, seed=0)
+    folders = [predicted_run(tmp_path / name / "run", probs) for name in "xy"]
+    html = render(read_records(folders), command="cifar report")
+    assert "<td>x/run less y/run</td><td>0.00</td>" in html
+    assert str(tmp_path) not in html
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
