@@ -32,9 +32,21 @@ class Attention(nn.Module):
         num, length, width = tokens.shape
         qkv = self.qkv(tokens).view(num, length, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # each [N, heads, T, width / heads]
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(num, length, width))
         return out  # [N, T, width]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention: of [N, heads, T, D] each, [N, heads, T, D].
+
+    Torch's fused kernel spares a GPU the [T, T] matrices. On a processor they fit the cache, and the kernel's backward
+    pass in bf16 took half of a whole training step (`docs/log.md`).
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value)
+    weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)  # [N, heads, T, T]
+    return weights @ value
 
 
 class SkipBranch(nn.Module):

@@ -13,7 +13,7 @@ from cifar.models import MODELS, prepare_model
 from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics
 from cifar.models.resnet import PaddedShortcut
 from cifar.models.speednet import SpeedNet, Whitening, speednet, whitening_filters
-from cifar.models.vit import Attention, SkipBranch, VisionTransformer
+from cifar.models.vit import Attention, SkipBranch, VisionTransformer, attend
 
 
 def natural_images(num: int, *, side: int = 32) -> torch.Tensor:
@@ -198,6 +198,15 @@ def test_attention_against_a_loop() -> None:
                 weights = scores.exp() / scores.exp().sum()
                 expected[image, token, part] = sum(weights[other] * value[other, part] for other in range(5))
     torch.testing.assert_close(layer(tokens), layer.out(expected))
+
+
+def test_attention_on_a_processor_is_the_fused_kernels() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 7, 4, requires_grad=True) for _ in range(3)]
+    results = [attention(*inputs) for attention in (attend, scaled_dot_product_attention)]
+    torch.testing.assert_close(*results)
+    for ours, torchs in zip(*(torch.autograd.grad(result.square().sum(), inputs) for result in results), strict=True):
+        torch.testing.assert_close(ours, torchs)
 
 
 @pytest.mark.parametrize("name, num_patches", [("vit", 64), ("vit-patch", 64), ("vit-tiny", 64)])
