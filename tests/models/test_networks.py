@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from cifar.errors import InputError
 from cifar.models import MODELS, prepare_model
