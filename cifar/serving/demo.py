@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -41,20 +42,34 @@ def open_demo(shown: Sequence[Shown], *, host: str, port: int) -> Iterator[str]:
         WorldError: the port is taken, or the package gradio absent.
     """
     check_gradio()
-    port = free_port(host, [port] if port else PORTS)
-    address = f"http://{shown_host(host)}:{port}/"
+    ports = [port] if port else PORTS
+    free_port(host, ports)  # a bad host or port is told before the seconds that the imports take
     with tempfile.TemporaryDirectory(prefix="cifar-demo-") as name:
         folder = Path(name).resolve()
         uploads, examples = folder / "uploads", folder / "examples"
         set_environment(uploads=uploads)
-        import gradio
-        from starlette.middleware import Middleware
+        page, address = launch(shown, host=host, ports=ports, uploads=uploads, examples=examples)
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
 
-        from cifar.serving.page import CSS, build_page
 
-        files = save_examples(examples)
-        gradio.set_static_paths([examples])
-        folders = (uploads, examples)
+def launch(
+    shown: Sequence[Shown], *, host: str, ports: Sequence[int], uploads: Path, examples: Path
+) -> tuple[Any, str]:
+    """The page, served at the first free port, and its address."""
+    import gradio
+    from starlette.middleware import Middleware
+
+    from cifar.serving.page import CSS, build_page
+
+    files = save_examples(examples)
+    gradio.set_static_paths([examples])
+    folders = (uploads, examples)
+    while True:
+        port = free_port(host, ports)
+        address = f"http://{shown_host(host)}:{port}/"
         page = build_page(shown, examples=files, folders=folders, address=address)
         try:
             page.launch(
@@ -64,9 +79,10 @@ def open_demo(shown: Sequence[Shown], *, host: str, port: int) -> Iterator[str]:
                 max_file_size=MOST_BYTES, css=CSS, state_session_capacity=SESSIONS,
                 app_kwargs={"middleware": [Middleware(wall, folders=folders, most_bytes=MOST_BYTES)]},
             )  # fmt: skip
-            yield address
-        finally:
+            return page, address
+        except OSError:  # another program has taken the port since
             page.close(verbose=False)
+            ports = [other for other in ports if other > port]
 
 
 def check_gradio() -> None:
@@ -100,7 +116,7 @@ def save_examples(folder: Path) -> list[Path]:
     return paths
 
 
-def free_port(host: str, ports: range | list[int]) -> int:
+def free_port(host: str, ports: Sequence[int]) -> int:
     """The first port of these that nobody listens on.
 
     Raises:
@@ -124,7 +140,7 @@ def free_port(host: str, ports: range | list[int]) -> int:
                     raise WorldError(f"Port {port} may not be used by you: choose one above 1023.") from None
                 continue
         return port
-    which = f"Port {ports[0]} is" if len(ports) == 1 else f"The ports {ports[0]} to {ports[-1]} are"
+    which = f"Port {ports[0]} is" if len(ports) == 1 else "All ports that were tried are"
     raise WorldError(f"{which} taken: choose another with --port.")
 
 

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from untrained_runs import make_untrained
 from cifar import load_model
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
+from cifar.serving.demo import PORTS, free_port
 from cifar.serving.limits import MOST_BYTES
 
 httpx = pytest.importorskip("httpx")
@@ -239,6 +241,19 @@ def test_nobody_is_contacted(server: Server, client: Any) -> None:
     for line in server.events("socket.connect", "socket.getaddrinfo"):
         assert "127.0.0.1" in line, line
     assert all(f"('127.0.0.1', {port})" in line for line in server.events("socket.connect"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers to all of 127.0.0.0/8 unasked")
+def test_a_port_that_turns_out_to_be_taken() -> None:
+    # Free on 127.0.0.2, as ours must be, but Gradio then asks 127.0.0.1: as if it had been taken in between.
+    with socket.socket() as other:
+        taken = free_port("127.0.0.1", PORTS)
+        other.bind(("127.0.0.1", taken))
+        other.listen()
+        with running_demo(RECORDED, "--device", "cpu", "--host", "127.0.0.2") as server:
+            assert server.address.startswith("http://127.0.0.2:")
+            assert not server.address.endswith(f":{taken}/")
+            assert httpx.get(server.address, trust_env=False).status_code == 200
 
 
 # For people

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -57,8 +58,10 @@ MODES = [
     ("RGB", "PNG", ORANGE, 0), ("RGB", "JPEG", ORANGE, 3), ("RGB", "WEBP", ORANGE, 0), ("RGB", "AVIF", ORANGE, 3),
     ("RGB", "JPEG2000", ORANGE, 3), ("RGB", "ICO", ORANGE, 0), ("RGBA", "PNG", ORANGE, 0), ("RGBX", "TIFF", ORANGE, 0),
     ("P", "PNG", ORANGE, 0), ("P", "GIF", ORANGE, 0), ("P", "BMP", ORANGE, 0), ("PA", "TIFF", ORANGE, 0),
-    ("CMYK", "TIFF", ORANGE, 2), ("CMYK", "JPEG", ORANGE, 3), ("YCbCr", "TIFF", ORANGE, 3), ("LAB", "TIFF", ORANGE, 4),
+    ("CMYK", "TIFF", ORANGE, 2), ("CMYK", "JPEG", ORANGE, 3), ("LAB", "TIFF", ORANGE, 4),
     ("L", "PNG", (GREY,) * 3, 1), ("LA", "PNG", (GREY,) * 3, 1), ("1", "PNG", (255,) * 3, 0),
+    pytest.param("YCbCr", "TIFF", ORANGE, 3, marks=pytest.mark.skipif(
+        int(PIL.__version__.partition(".")[0]) < 13, reason="Pillow 12 cannot read its own YCbCr TIFF")),
 ]  # fmt: skip
 
 
