@@ -1,13 +1,16 @@
-"""Write the README's table from results/*/summary.json and crossval.json: `python scripts/results_table.py`."""
+"""Write the README's tables from what results/* hold: `python scripts/results_table.py`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- results: written by scripts/results_table.py -->\n", "<!-- end of results -->\n"
 HEAD = (
     "| run | test accuracy | 95 % interval | seed | epochs | training | machine | command |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
+EXPORT_HEAD = (
+    "| run | network | farthest from it | accuracy fp32 → int8 | lost | images/s fp32 → int8 | | size fp32 → int8 |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -56,8 +59,38 @@ def sittings(number: int) -> str:
     return f" in {number} sittings" if number > 1 else ""
 
 
+def export_table(results: Path) -> str:
+    """A row for every run whose ONNX file is on record with an 8-bit one beside it."""
+    return EXPORT_HEAD + "".join(row_of_export(path) for path in sorted(results.glob("*/export.json")))
+
+
+def row_of_export(path: Path) -> str:
+    """One exported run: the fp32 file against the network, the 8-bit file against the fp32 one."""
+    export = json.loads(path.read_text())
+    fp32, int8 = export["int8"]["fp32"], export["int8"]["int8"]
+    cells = (
+        f"[{path.parent.name}](results/{path.parent.name}/export.json)",
+        export["model"],
+        f"{export['parity']['largest_difference']:.1e}",
+        f"{fp32['accuracy']:.2%} → {int8['accuracy']:.2%}",
+        f"{100 * export['int8']['accuracy_lost']:.2f} points",
+        f"{fp32['images_per_second']:,.0f} → {int8['images_per_second']:,.0f}",
+        f"{int8['images_per_second'] / fp32['images_per_second']:.2f} ×",
+        f"{fp32['bytes'] / 1e6:.2f} → {int8['bytes'] / 1e6:.2f} MB",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def with_table(text: str, name: str, written: str) -> str:
+    """The text with what stands between the marks of a table replaced."""
+    begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"README.md has no marks of the table {name}"
+    return before + begin + written + end + after
+
+
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(before + BEGIN + table(ROOT / "results") + END + after)
+    text = with_table(readme.read_text(), "results", table(ROOT / "results"))
+    readme.write_text(with_table(text, "exports", export_table(ROOT / "results")))
