@@ -144,12 +144,13 @@ def check_run(folder: Path) -> None:
 def data_of_run(folder: Path) -> dict[str, str]:
     """The name and checksum of the data set that a run was trained on, under "data" and "data_sha256".
 
-    Also of a folder that `cifar export` made; both are "" where a folder holds nothing but recipe and weights.
+    Also of a cross-validation and of a folder that `cifar export` made; both are "" where a folder holds nothing but
+    recipe and weights.
 
     Raises:
         WorldError: the file that tells is damaged.
     """
-    for name in (SUMMARY, EXPORT):
+    for name in (CROSSVAL, SUMMARY, EXPORT):
         if (folder / name).exists():
             record = read_json(folder / name)
             return {key: str(record.get(key, "")) for key in ("data", "data_sha256")}

@@ -41,11 +41,10 @@ def open_data(data: str, *, source: str = "") -> "Dataset":
 
 
 def data_of(folder: Path) -> str:
-    """What --data has to be to read the data of a run or cross-validation again: the sample, or the cached whole."""
-    from cifar.runs import CROSSVAL, SUMMARY, read_json
+    """What --data has to be to read the data of a run again: the sample, or the cached whole."""
+    from cifar.runs import data_of_run
 
-    record = read_json(folder / (CROSSVAL if (folder / CROSSVAL).exists() else SUMMARY))
-    return "sample" if record["data"].startswith("SAMPLE") else ""
+    return "sample" if data_of_run(folder)["data"].startswith("SAMPLE") else ""
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cifar import show
-from cifar.cli.app import Data, app, open_data
+from cifar.cli.app import Data, app, data_of, open_data
 from cifar.errors import InputError
 
 
@@ -62,7 +62,7 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
         InputError: a name that does not end in .onnx, or a folder that does not exist.
     """
     from cifar.files import write_json
-    from cifar.runs import EXPORT, ONNX, data_of_run, run_recipe
+    from cifar.runs import EXPORT, ONNX, run_recipe
     from cifar.serving.export import export_int8, export_onnx, held_images
 
     run_recipe(run)
@@ -73,8 +73,7 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
     held = None
     if int8:  # before anything is written
-        sample = data_of_run(run)["data"].startswith("SAMPLE")
-        held = held_images(run, open_data(data or ("sample" if sample else "")))
+        held = held_images(run, open_data(data or data_of(run)))
     record = export_onnx(run, path, kind=kind)
     small_path = path.with_name(f"{path.stem}-int8.onnx")
     small_path.unlink(missing_ok=True)  # of a former export: it would not belong to this file
