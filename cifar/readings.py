@@ -85,6 +85,7 @@ def add_corruptions(
         data_sha256=evaluation["data_sha256"],
         seed=SEED,
         views=evaluation["views"],
+        below=evaluation["views_below"],
         progress=progress,
     )
     found = identity(reading) | {"clean_accuracy": evaluation["accuracy"]} | accuracies

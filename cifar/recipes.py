@@ -26,6 +26,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "views": ("none", "mirror", "shift"),
 }
 
+AUGMENTS = ("crop_padding", "flip", "brightness", "contrast", "mixup", "cutmix")  # what changes images, if not 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -37,7 +39,8 @@ class Recipe:
         weights: for pretrained models: a file of weights; empty asks the hub.
         train_blocks: for pretrained models: train only the last so many blocks and the head; 0 only the head, -1 all.
         image_size: for pretrained models: pixels a side that the images are resized to; 0 is what the weights expect.
-        early_image_size, early_epochs: for pretrained transformers: the size in the first so many epochs; 0 is none.
+        early_image_size, early_epochs: for pretrained transformers and speednet: the size that images are resized to in
+            the first so many epochs; 0 is none.
         pool: for pretrained transformers: "token" (class token) or "avg" (all tokens) into the head; "" as pretrained.
         dropout: probability of dropping an activation, in models that have dropout.
         drop_path: greatest probability of skipping a residual block, in the transformers.
@@ -64,7 +67,10 @@ class Recipe:
         label_smoothing: probability mass spread over all ten classes.
         mixup, cutmix: alpha of the Beta distribution that draws the mixing share; 0 is off; both take turns by chance.
         ema_decay: decay a step of the exponential moving average of the weights that is validated and saved; 0 is off.
+        brightness, contrast: an image's pixels are shifted by up to so much (1 is from black to white), and spread or
+            drawn together about their mean by up to so much of themselves; 0 is none.
         views: of each image when the result is read: none, mirror or shift, as in `cifar.evaluation.predict`.
+        views_below: only images whose class has a lower probability by the first view get the other views; 1 is all.
         patience: stop after so many epochs without a better validation accuracy; 0 never does.
         precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
         compile: no, auto (on a GPU) or yes: whether torch.compile fuses the network's operations for training.
@@ -108,11 +114,14 @@ class Recipe:
     crop_mode: str = "zero"
     flip: float = 0.0
     flip_mode: str = "random"
+    brightness: float = 0.0
+    contrast: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float = 0.0
     views: str = "none"
+    views_below: float = 1.0
     patience: int = 0
     precision: str = "fp32"
     compile: str = "no"
@@ -159,7 +168,10 @@ def check_recipe(recipe: Recipe) -> None:
     ):
         demand(0 <= getattr(recipe, name) < 1, name, "at least 0 and less than 1")
     demand(0 < recipe.layer_decay <= 1, "layer_decay", "greater than 0 and at most 1")
-    demand(0 <= recipe.flip <= 1, "flip", "a probability from 0 to 1")
+    for name in ("flip", "views_below"):
+        demand(0 <= getattr(recipe, name) <= 1, name, "a probability from 0 to 1")
+    for name in ("brightness", "contrast"):
+        demand(0 <= getattr(recipe, name) <= 1, name, "from 0 to 1")
     demand(0 < recipe.plateau_factor < 1, "plateau_factor", "between 0 and 1")
     demand(0 <= recipe.crop_padding <= 16, "crop_padding", "from 0 to 16 pixels")
     demand(recipe.num_folds == 0 or recipe.num_folds >= 2, "num_folds", "0 (a held-out part) or 2 or more")
@@ -168,10 +180,10 @@ def check_recipe(recipe: Recipe) -> None:
     demand((recipe.early_image_size > 0) == (recipe.early_epochs > 0), "early_image_size", "given with early_epochs")
     demand(recipe.model != "", "model", "a model's name")
     demand(recipe.train_blocks >= -1, "train_blocks", "-1 (all), 0 (the head) or a number of blocks")
-    if recipe.train_blocks >= 0 and (recipe.crop_padding or recipe.flip or recipe.mixup or recipe.cutmix):
+    if recipe.train_blocks >= 0 and any(getattr(recipe, name) for name in AUGMENTS):
         raise InputError(
             "train_blocks computes the frozen part once for every image, so images cannot change from epoch to epoch: "
-            "set crop_padding, flip, mixup and cutmix to 0, as --freeze and --train-blocks do."
+            f"set {', '.join(AUGMENTS[:-1])} and {AUGMENTS[-1]} to 0, as --freeze and --train-blocks do."
         )
     demand(recipe.train_blocks < 0 or recipe.early_epochs == 0, "early_epochs", "0 with train_blocks: one size for all")
     for name, choices in CHOICES.items():

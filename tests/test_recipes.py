@@ -89,6 +89,8 @@ def test_switches_both_ways(text: str, value: bool) -> None:
         ("lr=0", "greater than 0"),
         ("nesterov=perhaps", "true or false"),
         ("flip=1.5", "0 to 1"),
+        ("views_below=1.5", "0 to 1"),
+        ("contrast=-0.1", "from 0 to 1"),
         ("optimiser=lion", "sgd, adam, adamw"),
         ("num_folds=1", "num_folds"),
         ("fold=2", "fold"),

@@ -93,7 +93,8 @@ def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views
 def views_line(evaluation: Mapping[str, Any], *, recipe_views: str) -> str:
     """Which views the reading took, and at what cost."""
     views, passes = evaluation["views"], evaluation["passes_an_image"]
-    line = f"views: {views}, {passes} forward {'pass' if passes == 1 else 'passes'} an image"
+    most = "up to " if evaluation["views_below"] < 1 else ""
+    line = f"views: {views}, {most}{passes} forward {'pass' if passes == 1 else 'passes'} an image"
     line += f", {evaluation['prediction_seconds']:.1f} s of prediction"
     if views != recipe_views:
         line += f"; the recipe's are {recipe_views}: summary.json keeps its result"

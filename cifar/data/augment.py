@@ -71,6 +71,24 @@ def source_index(positions: Tensor, *, size: int) -> SourceIndex:
     return SourceIndex(last - (last - positions.abs()).abs(), (positions >= 0) & (positions <= last))
 
 
+def draw_jitter(num_images: int, *, most: float, generator: Generator) -> Tensor:
+    """How much each image's brightness or contrast changes: float [N], uniform from -most to most."""
+    return (2 * torch.rand(num_images, generator=generator) - 1) * most
+
+
+def jitter(pixels: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Spread each image's pixels about their mean, then shift them (hiverge/cifar10-speedrun); nothing is clamped.
+
+    Args:
+        pixels: float [N, 3, H, W] in [0, 1].
+        brightness: float [N], added to all pixels.
+        contrast: float [N], -1 (one grey) or more; 0 leaves the image as it is.
+    """
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)  # [N, 1, 1, 1]
+    factor = (1 + contrast).view(-1, 1, 1, 1)
+    return pixels * factor + (mean * (1 - factor) + brightness.view(-1, 1, 1, 1))
+
+
 def draw_share(*, alpha: float, generator: Generator) -> float:
     """The share of the first image in a mixture, from Beta(alpha, alpha), by inverting its distribution function."""
     from scipy.stats import beta

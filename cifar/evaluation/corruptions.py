@@ -22,6 +22,7 @@ def evaluate_corruptions(
     *,
     data_sha256: str,
     views: str = "none",
+    below: float = 1.0,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def evaluate_corruptions(
     Args:
         model: on the device to compute on.
         part: the test split of the data set with this checksum.
-        views: as in `predict`.
+        views, below: as in `predict`.
         seed: of the corrupted images, which are made once and kept.
         progress: images done, images in all.
 
@@ -52,7 +53,7 @@ def evaluate_corruptions(
             def count(done: int, _total: int, before: int = before) -> None:
                 progress(before + done, total)
 
-            rates.append(accuracy(predict(model, images, views=views, progress=count), part.labels))
+            rates.append(accuracy(predict(model, images, views=views, below=below, progress=count), part.labels))
             before += len(part)
             seconds["making"] += read - began
             seconds["predicting"] += time.perf_counter() - read

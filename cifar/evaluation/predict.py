@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError
 
-# Each view is (mirrored?, rows down, columns right); the mean is over all of a set.
+# Each view is (mirrored?, rows down, columns right), the image itself first; the mean is over all of a set.
 VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
     "none": ((False, 0, 0),),
     "mirror": ((False, 0, 0), (True, 0, 0)),
-    "shift": tuple((mirrored, step, step) for mirrored in (False, True) for step in (-1, 0, 1)),
+    "shift": tuple((mirrored, step, step) for mirrored in (False, True) for step in (0, -1, 1)),
 }
 
 
@@ -25,6 +25,7 @@ def predict(
     *,
     device: str | torch.device | None = None,
     views: str = "none",
+    below: float = 1.0,
     batch_size: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tensor:
@@ -36,6 +37,7 @@ def predict(
         device: where to compute; default where the model is.
         views: none; mirror (2 views); shift (6 views: the image and it shifted a pixel up-left and down-right by
             reflection, each also mirrored). Time grows with the number of views, memory does not.
+        below: only images whose class has a lower probability by the first view get the others; 1 is all images.
         batch_size: changes memory and speed, not the result beyond rounding; 0 is what suits the device.
         progress: gets images done and images in all, after each batch.
 
@@ -50,9 +52,17 @@ def predict(
     assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def look(pixels: Tensor, view: tuple[bool, int, int]) -> Tensor:
+        return model(view_pixels(pixels, view)).float().softmax(dim=1)  # type: ignore[no-any-return]
+
     def score(pixels: Tensor) -> Tensor:
-        probs = [model(view_pixels(pixels, view)).float().softmax(dim=1) for view in VIEWS[views]]
-        return torch.stack(probs).mean(dim=0)
+        first, *others = VIEWS[views]
+        probs = look(pixels, first)
+        unsure = probs.amax(dim=1) < below if below < 1 else torch.ones_like(probs[:, 0], dtype=torch.bool)
+        if others and unsure.any():
+            seen = pixels[unsure]
+            probs[unsure] = torch.stack([probs[unsure], *(look(seen, view) for view in others)]).mean(dim=0)
+        return probs
 
     return score_batches(model, images, score=score, batch_size=batch_size, progress=progress)
 

@@ -1,5 +1,6 @@
 """Evaluation of a run on a split: the only place that opens the test split, and every reading of it is counted."""
 
+import functools
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -83,6 +84,7 @@ def evaluate_run(
     views = views or recipe.views
     if views not in VIEWS:
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
+    below = recipe.views_below if views == recipe.views else 1.0
     model, held = load_network(folder), validation_images(recipe, dataset)
     if split == "test":
         count_reading(folder, purpose=purpose)
@@ -92,18 +94,20 @@ def evaluate_run(
     else:
         raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
     total, began = len(part) + (len(held) if held else 0), time.perf_counter()
-    probs = predict(model, part.images, device=device, views=views, progress=lambda done, _: progress(done, total))
+    look = functools.partial(predict, model, device=device, views=views, below=below)
+    probs = look(part.images, progress=lambda done, _: progress(done, total))
     evaluation: dict[str, Any] = {
         "run": folder.name,
         "views": views,
         "passes_an_image": len(VIEWS[views]),
+        "views_below": below,
         "prediction_seconds": round(time.perf_counter() - began, 3),
         "data": dataset.name,
         "data_sha256": dataset.sha256,
     }
     evaluation |= evaluate(probs, part.labels, split=split) | {"temperature_scaling": None}
     if held:
-        others = predict(model, held.images, views=views, progress=lambda done, _: progress(len(part) + done, total))
+        others = look(held.images, progress=lambda done, _: progress(len(part) + done, total))
         evaluation["temperature_scaling"] = temperature_scaling(others, held.labels, probs, part.labels)
     write_predictions(folder, probs, part, split=split)
     write_json(folder / EVALUATION, evaluation)

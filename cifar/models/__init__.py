@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cifar.errors import InputError
 from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
-from cifar.models.pretrained import build_timm, previt
+from cifar.models.pretrained import Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
 from cifar.models.speednet import SpeedNet, speednet, speednet_wide
 from cifar.models.vit import vit, vit_large, vit_medium, vit_patch, vit_tiny
@@ -172,6 +172,13 @@ def check_contract(model: object, *, name: str) -> None:
         raise InputError(f"{name} gives a {type(logits).__name__}: it must give logits [N, 10].")
     if logits.shape != (2, 10):
         raise InputError(f"{name} gives {list(logits.shape)} for two images: it must give logits [2, 10].")
+
+
+def feed_early(model: nn.Module, early: bool) -> None:
+    """Have the networks in a module see images of their early size, or again of their own."""
+    for module in model.modules():
+        if isinstance(module, Pretrained | SpeedNet):
+            module.early = early
 
 
 def prepare_model(model: nn.Module, images: Tensor) -> None:

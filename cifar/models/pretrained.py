@@ -52,13 +52,6 @@ class Pretrained(nn.Module):
         return enlarged
 
 
-def feed_early(model: nn.Module, early: bool) -> None:
-    """Feed the pretrained network in a module images of its early size, or again of its own."""
-    for module in model.modules():
-        if isinstance(module, Pretrained):
-            module.early = early
-
-
 def previt(
     *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, early_image_size: int = 0, pool: str = "",
     dropout: float = 0.0, drop_path: float = 0.0, pretrained: bool = True,

@@ -16,6 +16,7 @@ from cifar.models.layers import Normalise
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 WHITENING_IMAGES = 5_000
+SMALLEST = 9  # pixels a side of which three halvings leave something
 
 
 def whitening_filters(images: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
@@ -101,24 +102,32 @@ def unscaled_norm(num_channels: int) -> nn.BatchNorm2d:
 
 
 class SpeedNet(nn.Module):
-    """Normalisation, whitening, three blocks, the greatest value of the last 3×3 pixels, a linear head.
+    """Normalisation, whitening, three blocks, the greatest value of what is left of the image, a linear head.
 
     Args:
         widths: channels of the three blocks.
         activation: gelu, silu or relu; silu costs a CPU less than gelu, relu least.
         logit_scale: what the head's output is multiplied by; small logits make the first steps gentle.
         head_std: standard deviation of the head's first weights; 0 leaves PyTorch's.
+        early_image_size: pixels a side that images are shrunk to while `early` is set; 0 is none.
 
     Raises:
         InputError: an activation that is not one of the three, or not three widths.
     """
 
-    def __init__(self, widths: tuple[int, ...], *, activation: str, logit_scale: float, head_std: float = 0.0) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], *, activation: str, logit_scale: float, head_std: float = 0.0,
+        early_image_size: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         if activation not in ACTIVATIONS:
             raise InputError(f"There is no activation {activation!r}: choose from {', '.join(ACTIVATIONS)}.")
         if len(widths) != 3 or min(widths) < 1:
             raise InputError(f"widths is {widths}: it must be three numbers of channels, such as 64, 256, 256.")
+        if early_image_size and not SMALLEST <= early_image_size <= 32:
+            raise InputError(f"early_image_size is {early_image_size}: speednet takes {SMALLEST} to 32 pixels, or 0.")
+        self.early_image_size = early_image_size
+        self.early = False
         self.logit_scale = logit_scale
         self.normalise = Normalise()
         self.whitening = Whitening()
@@ -131,8 +140,11 @@ class SpeedNet(nn.Module):
                 self.head.weight.mul_(head_std / self.head.weight.std())
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.early and self.early_image_size:
+            images = F.interpolate(images, (self.early_image_size,) * 2, mode="bilinear", antialias=True)
         features = self.activation(self.whitening(self.normalise(images)))  # [N, 24, 31, 31]
-        features = F.max_pool2d(self.blocks(features), 3)  # [N, C, 1, 1]
+        features = self.blocks(features)  # [N, C, 3, 3]
+        features = F.max_pool2d(features, features.shape[-1])  # [N, C, 1, 1]
         logits: Tensor = self.head(features.flatten(1))
         return logits * self.logit_scale
 
@@ -144,12 +156,15 @@ class SpeedNet(nn.Module):
 
 
 def speednet(
-    *, widths: tuple[int, ...] = (32, 128, 128), activation: str = "gelu", logit_scale: float = 1 / 9
-) -> SpeedNet:
+    *, widths: tuple[int, ...] = (32, 128, 128), activation: str = "gelu", logit_scale: float = 1 / 9,
+    early_image_size: int = 0,
+) -> SpeedNet:  # fmt: skip
     """The default small one."""
-    return SpeedNet(widths, activation=activation, logit_scale=logit_scale)
+    return SpeedNet(widths, activation=activation, logit_scale=logit_scale, early_image_size=early_image_size)
 
 
-def speednet_wide() -> SpeedNet:
+def speednet_wide(*, early_image_size: int = 0) -> SpeedNet:
     """As wide as airbench's for 94 %: 64, 256 and 256 channels; a head of unit deviation, its logits divided by 256."""
-    return SpeedNet((64, 256, 256), activation="gelu", logit_scale=1 / 256, head_std=1.0)
+    return SpeedNet(
+        (64, 256, 256), activation="gelu", logit_scale=1 / 256, head_std=1.0, early_image_size=early_image_size
+    )

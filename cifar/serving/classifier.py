@@ -108,11 +108,13 @@ class Classifier:
             InputError: no such file or views; pixels that are no bytes or of another shape.
             WorldError: a file that is no image, truncated or too large; see `read_image`.
         """
+        views = views or self.recipe.views
         probs = predict(
             self.network,
             to_images(images),
             device=self.device,
-            views=views or self.recipe.views,
+            views=views,
+            below=self.recipe.views_below if views == self.recipe.views else 1.0,
             batch_size=batch_size,
             progress=progress,
         )

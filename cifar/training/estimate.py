@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from cifar.machine import choose_precision
-from cifar.models import build_model
+from cifar.models import build_model, feed_early
 from cifar.models.frozen import FrozenPart, freeze, trainable_end
-from cifar.models.pretrained import Pretrained, feed_early
+from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe
 
 TRIAL_IMAGES = 8

@@ -20,8 +20,10 @@ from cifar.data.augment import (
     cutmix,
     draw_box,
     draw_flips,
+    draw_jitter,
     draw_offsets,
     draw_share,
+    jitter,
     mixup,
 )
 from cifar.data.batches import batches, draw_order, to_device, to_pixels
@@ -29,9 +31,8 @@ from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile
-from cifar.models import build_model, prepare_model
+from cifar.models import build_model, feed_early, prepare_model
 from cifar.models.frozen import freeze, trainable_end
-from cifar.models.pretrained import feed_early
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
@@ -211,14 +212,15 @@ def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
 def augment(
     images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator, flips: Tensor | None = None
 ) -> tuple[Tensor, Tensor, float]:
-    """Crop, mirror and mix a batch as the recipe says.
+    """Crop, mirror, jitter and mix a batch as the recipe says.
 
     Args:
         images: uint8 [N, 3, 32, 32]; labels: int64 [N].
         flips: bool [N], which to mirror; drawn where they are not given.
 
     Returns:
-        float pixels in [0, 1] [N, 3, 32, 32], the labels that were mixed in [N], and the share of the images' own.
+        float pixels [N, 3, 32, 32], in [0, 1] but for jitter; the labels that were mixed in [N]; the share of the
+        images' own.
     """
     num_images, device = len(images), images.device
     if recipe.crop_padding or recipe.flip:
@@ -228,6 +230,12 @@ def augment(
         flips = flips.to(device)
         images = crop_and_flip(images, offsets, flips, padding=recipe.crop_padding, mode=recipe.crop_mode)
     pixels = to_pixels(images)
+    if recipe.brightness or recipe.contrast:
+        changes = [
+            draw_jitter(num_images, most=most, generator=generator).to(device)
+            for most in (recipe.brightness, recipe.contrast)
+        ]
+        pixels = jitter(pixels, *changes)
     if not (recipe.mixup or recipe.cutmix):
         return pixels, labels, 1.0
     order = draw_order(num_images, generator=generator).to(device)

@@ -12,8 +12,10 @@ from cifar.data.augment import (
     cutmix,
     draw_box,
     draw_flips,
+    draw_jitter,
     draw_offsets,
     draw_share,
+    jitter,
     mixup,
 )
 
@@ -60,6 +62,26 @@ def test_flips_at_both_ends_and_between(probability: float, least: int, most: in
 def test_draws_are_decided_by_the_generator() -> None:
     first, second = (draw_offsets(100, padding=4, generator=Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_jitter_equals_the_slow_loop() -> None:
+    pixels = torch.rand(3, 3, 4, 4, generator=Generator().manual_seed(0))
+    brightness, contrast = torch.tensor([0.0, 0.1, -0.2]), torch.tensor([0.0, 0.5, -1.0])
+    found = jitter(pixels, brightness, contrast)
+    torch.testing.assert_close(found[0], pixels[0])
+    for image, shift, spread, ours in zip(pixels, brightness, contrast, found, strict=True):
+        mean = sum(image.flatten().tolist()) / 48
+        for place, value in enumerate(image.flatten().tolist()):
+            expected = mean + (value - mean) * (1 + spread.item()) + shift.item()
+            assert ours.flatten()[place].item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("most", [0.0, 0.14])
+def test_jitter_is_drawn_from_either_side(most: float) -> None:
+    drawn = draw_jitter(10_000, most=most, generator=Generator().manual_seed(0))
+    assert drawn.abs().max() <= most
+    assert drawn.mean().abs() <= 0.005
+    assert drawn.std() == pytest.approx(most / 3**0.5, abs=0.002)  # of a uniform distribution
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

@@ -87,6 +87,16 @@ def test_rows_and_columns_are_not_confused() -> None:
     assert view_pixels(pixels, (False, 0, -1)).nonzero().tolist() == [[0, 0, 2, 1]]
 
 
+@pytest.mark.parametrize("below", [0.0, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("views", VIEWS)
+def test_only_unsure_images_get_other_views(model: nn.Module, images: Tensor, views: str, below: float) -> None:
+    plain, all_views = (predict(model, images, views=each, batch_size=3) for each in ("none", views))
+    limit = plain.amax(1).quantile(below).item() if below in (0.5, 0.999) else below  # some images on either side
+    found = predict(model, images, views=views, below=limit, batch_size=4)
+    for one, before, after in zip(found, plain, all_views, strict=True):
+        torch.testing.assert_close(one, after if before.max() < limit or below == 1 else before)
+
+
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("batch_size", [1, 8, NUM_IMAGES, 500])
 def test_the_batch_size_changes_nothing(model: nn.Module, images: Tensor, views: str, batch_size: int) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from cifar.errors import InputError
-from cifar.models import MODELS, prepare_model
+from cifar.models import MODELS, feed_early, prepare_model
 from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics
 from cifar.models.resnet import PaddedShortcut
 from cifar.models.speednet import SpeedNet, Whitening, speednet, whitening_filters
@@ -183,6 +183,28 @@ def test_narrow_speednet_and_wrong_arguments() -> None:
         speednet(activation="swish")
     with pytest.raises(InputError, match="three numbers of channels"):
         speednet(widths=(8, 16))
+
+
+@pytest.mark.parametrize("size", [9, 24, 32])
+def test_early_images_of_a_speednet_are_smaller(size: int) -> None:
+    torch.manual_seed(0)
+    model = speednet(widths=(8, 16, 16), early_image_size=size).eval()
+    torch.manual_seed(0)
+    plain = speednet(widths=(8, 16, 16)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        assert torch.equal(model(images), plain(images))
+        feed_early(nn.Sequential(model), True)
+        torch.testing.assert_close(model(images), plain(small))
+        feed_early(nn.Sequential(model), False)
+        assert torch.equal(model(images), plain(images))
+
+
+@pytest.mark.parametrize("size", [8, 33])
+def test_an_early_size_that_a_speednet_cannot_take(size: int) -> None:
+    with pytest.raises(InputError, match=f"early_image_size is {size}: speednet takes 9 to 32 pixels"):
+        speednet(early_image_size=size)
 
 
 def test_attention_against_a_loop() -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cifar.errors import InputError, WorldError
-from cifar.models import build_model
-from cifar.models.pretrained import Pretrained, build_timm, create, feed_early, previt
+from cifar.models import build_model, feed_early
+from cifar.models.pretrained import Pretrained, build_timm, create, previt
 from cifar.models.repair import repair_torchvision
 from cifar.models.weights import read_weights
 from cifar.recipes import Recipe, recipe_for, with_settings
