@@ -1,0 +1,58 @@
+"""benchmarks/speed_runs.py: the order, the figures, and a run of its own that is not run twice."""
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.stats import ttest_1samp
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "speed_runs.py"
+spec = importlib.util.spec_from_file_location("speed_runs", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+speed_runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(speed_runs)
+
+
+def test_few_seeds_are_spread_over_the_sitting() -> None:
+    assert list(speed_runs.spread({"fast": 4, "reference": 2})) == [
+        ("fast", 0), ("reference", 0), ("fast", 1), ("fast", 2), ("reference", 1), ("fast", 3),
+    ]  # fmt: skip
+
+
+def test_the_table_against_scipy() -> None:
+    accuracies, seconds = [0.94, 0.942, 0.939], [100.0, 110.0, 120.0]
+    rows = [
+        {"recipe": "speednet", "seed": seed, "test_accuracy": accuracy, "seconds": time}
+        for seed, (accuracy, time) in enumerate(zip(accuracies, seconds, strict=True))
+    ]
+    rows.append({"recipe": "speednet-reference", "seed": 0, "test_accuracy": 0.941, "seconds": 220.0})
+    found = speed_runs.table(rows, main="speednet")
+    ends = ttest_1samp(accuracies, 0).confidence_interval(0.95)
+    assert found["mean_accuracy"] == pytest.approx(statistics.fmean(accuracies))
+    assert found["std"] == pytest.approx(statistics.stdev(accuracies))
+    assert found["interval"] == pytest.approx([ends.low, ends.high])
+    assert (found["seeds"], found["seconds"], found["reference_seconds"], found["ratio"]) == (3, 110, 220, 0.5)
+    reference = found["recipes"]["speednet-reference"]
+    assert (reference["ratio"], reference["std"], reference["interval"]) == (1, None, None)
+    alone = speed_runs.table(rows[:3], main="speednet")
+    assert (alone["ratio"], alone["reference_accuracy"]) == (None, None)
+
+
+def test_a_run_is_timed_kept_and_not_repeated(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPT, tmp_path / "kept", "cnn=1", "--data", "sample", "--set", "epochs=1"]
+    texts = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        texts.append((tmp_path / "kept" / "runs.json").read_text())
+    assert texts[0] == texts[1]
+    (row,) = json.loads(texts[0])
+    summary = json.loads((tmp_path / "kept" / "cnn-0" / "summary.json").read_text())
+    assert row["test_accuracy"] == summary["test_accuracy"]
+    assert row["seconds"] > row["training_seconds"] == summary["seconds"]
+    assert str(tmp_path) not in json.dumps(summary)
+    assert json.loads((tmp_path / "kept" / "table.json").read_text())["mean_accuracy"] == row["test_accuracy"]
