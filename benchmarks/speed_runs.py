@@ -84,9 +84,8 @@ def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[s
 
 def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
     """The figures of every recipe, those of the main one beside the reference's at the top; times are means."""
-    recipes = {
-        name: figures([row for row in rows if row["recipe"] == name]) for name in {row["recipe"] for row in rows}
-    }
+    names = sorted({row["recipe"] for row in rows})
+    recipes = {name: figures([row for row in rows if row["recipe"] == name]) for name in names}
     reference = recipes.get(REFERENCE)
     for one in recipes.values():
         one["ratio"] = one["seconds"] / reference["seconds"] if reference else None
@@ -95,7 +94,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
         "reference_accuracy": reference["mean_accuracy"] if reference else None,
         "reference_seconds": reference["seconds"] if reference else None,
         "reference_seeds": reference["seeds"] if reference else None,
-        "recipes": dict(sorted(recipes.items())),
+        "recipes": recipes,
     }
 
 
