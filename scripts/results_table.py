@@ -81,16 +81,17 @@ def row_of_export(path: Path) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def with_table(text: str, name: str, written: str) -> str:
-    """The text with what stands between the marks of a table replaced."""
-    begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    assert found, f"README.md has no marks of the table {name}"
-    return before + begin + written + end + after
+def with_tables(text: str, results: Path) -> str:
+    """The README's text with every table as these results have it."""
+    for name, write in {"results": table, "exports": export_table}.items():
+        begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"README.md has no marks of the table {name}"
+        text = before + begin + write(results) + end + after
+    return text
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    text = with_table(readme.read_text(), "results", table(ROOT / "results"))
-    readme.write_text(with_table(text, "exports", export_table(ROOT / "results")))
+    readme.write_text(with_tables(readme.read_text(), ROOT / "results"))
