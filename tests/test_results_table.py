@@ -1,14 +1,8 @@
 """The README holds what `results/` holds: its tables are written by a script and never by hand."""
 
-import importlib.util
-from pathlib import Path
+from scripts_by_path import ROOT, load_script
 
-ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("results_table", ROOT / "scripts" / "results_table.py")
-assert spec is not None
-assert spec.loader is not None
-results_table = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(results_table)
+results_table = load_script("scripts/results_table.py")
 
 
 def test_the_readme_has_the_tables_that_the_script_writes() -> None:

@@ -1,6 +1,5 @@
 """benchmarks/speed_runs.py: the order, the figures, and a run of its own that is not run twice."""
 
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -9,13 +8,9 @@ from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_1samp
+from scripts_by_path import ROOT, load_script
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "speed_runs.py"
-spec = importlib.util.spec_from_file_location("speed_runs", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-speed_runs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(speed_runs)
+speed_runs = load_script("benchmarks/speed_runs.py")
 
 
 def test_few_seeds_are_spread_over_the_sitting() -> None:
@@ -44,7 +39,16 @@ def test_the_table_against_scipy() -> None:
 
 
 def test_a_run_is_timed_kept_and_not_repeated(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPT, tmp_path / "kept", "cnn=1", "--data", "sample", "--set", "epochs=1"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "speed_runs.py",
+        tmp_path / "kept",
+        "cnn=1",
+        "--data",
+        "sample",
+        "--set",
+        "epochs=1",
+    ]
     texts = []
     for _ in range(2):
         subprocess.run(command, check=True, capture_output=True)
