@@ -25,7 +25,9 @@ def table(results: Path) -> str:
 def row_of_run(folder: Path) -> str:
     """One recorded run: the interval is Wilson's, over the test images."""
     summary = json.loads((folder / "summary.json").read_text())
-    return row(folder, f"{summary['test_accuracy']:.2%}", summary["test_interval"], summary["seed"], summary)
+    views = summary["recipe"].get("views", "none")
+    accuracy = f"{summary['test_accuracy']:.2%}" + (f" (views: {views})" if views != "none" else "")
+    return row(folder, accuracy, summary["test_interval"], summary["seed"], summary)
 
 
 def row_of_crossval(folder: Path) -> str:
