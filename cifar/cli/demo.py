@@ -45,7 +45,8 @@ def demo(
 
 def wait() -> None:
     """Return at Ctrl-C, or when the system asks the program to end."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a script's background jobs start with the first one ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)
