@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 EVENTS = ("open", "socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.posix_spawn")
 PROGRAM = f"""
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background jobs of a script: it has to end all the same
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
 def watch(event, arguments):
     if event in {EVENTS!r}:
