@@ -236,9 +236,9 @@ def resnet_better() -> Recipe:
 def vit() -> Recipe:
     """A small vision transformer with a convolutional stem (Xiao et al. 2021), from scratch with Muon, in 50 epochs.
 
-    Images are mixed, for without that a transformer learns them by heart; its training accuracy counts the first of two
-    mixed labels. 92.45 % test, one seed, in 61 minutes on 2 cores that other work shared (`results/vit`), in bf16;
-    processors without native bf16 train it in fp32, in about twice the time.
+    Images are mixed; without that it was not tried. Its training accuracy counts the first of two mixed labels.
+    92.45 % test, one seed, in 61 minutes on 2 cores that other work shared (`results/vit`), in bf16; processors without
+    native bf16 train it in fp32, in about twice the time.
     """
     return Recipe(
         model="vit", epochs=50, batch_size=128, optimiser="muon", lr=3e-3, momentum=0.95, weight_decay=0.1,

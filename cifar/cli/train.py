@@ -16,7 +16,17 @@ from cifar import show
 from cifar.cli.app import INTERRUPTED, Data, Device, app, data_of, open_data, run_app
 from cifar.errors import InputError, WorldError
 from cifar.machine import choose_device, choose_precision
-from cifar.recipes import AUGMENTS, RECIPES, Recipe, read_recipe, recipe_for, to_json, training_share, with_settings
+from cifar.recipes import (
+    AUGMENTS,
+    RECIPES,
+    Recipe,
+    field_types,
+    read_recipe,
+    recipe_for,
+    to_json,
+    training_share,
+    with_settings,
+)
 
 if TYPE_CHECKING:
     from cifar.jobs import Job
@@ -102,7 +112,7 @@ def train(
             if freeze and train_blocks:
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             # What is computed once cannot change from epoch to epoch.
-            changes |= {"train_blocks": train_blocks or 0} | dict.fromkeys(AUGMENTS, 0)
+            changes |= {"train_blocks": train_blocks or 0} | {name: field_types()[name](0) for name in AUGMENTS}
         changes |= {"num_folds": 5 if cross_validate and folds is None else folds}
         chosen = with_settings(choose_recipe(model, recipe), settings or [])
         chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})

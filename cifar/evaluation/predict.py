@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError
+from cifar.recipes import Recipe
 
 # Each view is (mirrored?, rows down, columns right), the image itself first; the mean is over all of a set.
 VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
@@ -58,13 +59,22 @@ def predict(
     def score(pixels: Tensor) -> Tensor:
         first, *others = VIEWS[views]
         probs = look(pixels, first)
-        unsure = probs.amax(dim=1) < below if below < 1 else torch.ones_like(probs[:, 0], dtype=torch.bool)
-        if others and unsure.any():
-            seen = pixels[unsure]
+        unsure = probs.amax(dim=1) < below if below < 1 else slice(None)  # the whole batch, without a copy
+        seen = pixels[unsure]
+        if others and len(seen):
             probs[unsure] = torch.stack([probs[unsure], *(look(seen, view) for view in others)]).mean(dim=0)
         return probs
 
     return score_batches(model, images, score=score, batch_size=batch_size, progress=progress)
+
+
+def chosen_views(recipe: Recipe, views: str) -> tuple[str, float]:
+    """The views that were asked for and below which probability an image gets more than the first.
+
+    Args:
+        views: a name, whose views all images get; "" are the recipe's, with its own limit.
+    """
+    return (recipe.views, recipe.views_below) if views in ("", recipe.views) else (views, 1.0)
 
 
 def predict_logits(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cifar.data.cifar10 import Dataset, Split, cut, load
 from cifar.errors import InputError
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
-from cifar.evaluation.predict import VIEWS, predict
+from cifar.evaluation.predict import VIEWS, chosen_views, predict
 from cifar.files import write_bytes, write_json
 from cifar.recipes import Recipe
 from cifar.runs import (
@@ -81,10 +81,9 @@ def evaluate_run(
         )
     if split not in ("test", "validation"):
         raise InputError(f"There is no split {split!r}: choose test or validation.")
-    views = views or recipe.views
+    views, below = chosen_views(recipe, views)
     if views not in VIEWS:
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
-    below = recipe.views_below if views == recipe.views else 1.0
     model, held = load_network(folder), validation_images(recipe, dataset)
     if split == "test":
         count_reading(folder, purpose=purpose)

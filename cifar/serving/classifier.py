@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError
-from cifar.evaluation.predict import predict
+from cifar.evaluation.predict import chosen_views, predict
 from cifar.machine import choose_device
 from cifar.recipes import Recipe
 from cifar.runs import CROSSVAL, data_of_run, load_network, run_recipe
@@ -108,13 +108,13 @@ class Classifier:
             InputError: no such file or views; pixels that are no bytes or of another shape.
             WorldError: a file that is no image, truncated or too large; see `read_image`.
         """
-        views = views or self.recipe.views
+        views, below = chosen_views(self.recipe, views)
         probs = predict(
             self.network,
             to_images(images),
             device=self.device,
             views=views,
-            below=self.recipe.views_below if views == self.recipe.views else 1.0,
+            below=below,
             batch_size=batch_size,
             progress=progress,
         )
