@@ -1,5 +1,7 @@
 import json
+import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,28 @@ def test_compilation_where_it_was_asked_for_and_can_be_had(
     monkeypatch.setattr("shutil.which", lambda name: "/compiler" if compiler and name == "g++" else None)
     compiled, sentence = machine.choose_compile(wanted, device=device)
     assert (compiled, bool(sentence)) == (expected, speaks)
+
+
+FAULTS = """
+import ctypes, resource
+from cifar.machine import keep_memory
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def faults():  # while 64 MB are asked for, written and freed
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = library.malloc(1 << 26)
+    ctypes.memset(block, 1, 1 << 26)
+    library.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+handed_back = [faults(), faults()]
+keep_memory()
+print(*handed_back, faults(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_kept() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    *handed_back, first, second = map(int, done.stdout.split())
+    assert min(*handed_back, first) > 16  # a page at least of every 4 MB, however large pages are here
+    assert second < 16
