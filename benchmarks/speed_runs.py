@@ -43,7 +43,8 @@ def main() -> None:
             rows.append(run(recipe, seed, flags, record=arguments.folder))
             write_json(record, rows)
             print(f"{recipe} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
-    write_json(arguments.folder / "table.json", table(rows, main=arguments.recipes[0][0]))
+    whole = table(rows, main=arguments.recipes[0][0]) | where(arguments.folder, rows)
+    write_json(arguments.folder / "table.json", whole)
 
 
 def recipe_and_seeds(text: str) -> tuple[str, int]:
@@ -96,6 +97,17 @@ def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
         "reference_seeds": reference["seeds"] if reference else None,
         "recipes": recipes,
     }
+
+
+def where(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The machine and the versions of the runs, and every recipe's command; of the first run of each."""
+    summaries = {
+        row["recipe"]: json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())
+        for row in reversed(rows)
+    }
+    first = summaries[rows[0]["recipe"]]
+    commands = {name: f"cifar train -m {name}" for name in summaries}
+    return {"machine": first["machine"], "versions": first["versions"], "commands": commands}
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
