@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("settings", nargs="*", metavar="FIELD=VALUE")
     parser.add_argument("--data", default="", help="as of cifar train")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     recipe = with_settings(recipe_for(arguments.recipe), ["validation_fraction=0.1", *arguments.settings])
     images = load(open_dataset(arguments.data), "train")
     training, validation = cut(
