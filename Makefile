@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: train test lint types check clean
 
 train: .venv/.installed  ## fetch and verify CIFAR-10, train the quick default model, print its test accuracy
-	$(BIN)/python train.py -m speednet
+	$(BIN)/python train.py -m speednet-quick
 
 test: .venv/.installed-test  ## the whole test suite
 	$(BIN)/python -m pytest -n 2

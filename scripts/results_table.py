@@ -13,6 +13,10 @@ EXPORT_HEAD = (
     "| run | network | farthest from it | accuracy fp32 → int8 | lost | images/s fp32 → int8 | | size fp32 → int8 |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+SPEED_HEAD = (
+    "| recipe | mean test accuracy | s | its 95 % interval | seeds | whole process | of the reference's time | command |\n"
+    "|---|---|---|---|---|---|---|---|\n"
+)
 
 
 def table(results: Path) -> str:
@@ -42,7 +46,6 @@ def row_of_crossval(folder: Path) -> str:
 
 def row(folder: Path, accuracy: str, interval: list[float], seed: object, summary: dict[str, Any]) -> str:
     """A line of the table."""
-    machine = summary["machine"]
     cells = (
         f"[{folder.name}](results/{folder.name})",
         accuracy,
@@ -50,7 +53,7 @@ def row(folder: Path, accuracy: str, interval: list[float], seed: object, summar
         str(seed),
         str(summary["epochs"]),
         f"{summary['seconds'] / 60:.1f} min" + sittings(summary.get("sittings", 1)),
-        f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})",
+        hardware(summary["machine"]),
         f"`{summary['command']}`",
     )
     return f"| {' | '.join(cells)} |\n"
@@ -83,9 +86,39 @@ def row_of_export(path: Path) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def speed_table(results: Path) -> str:
+    """A row for every recipe that was timed in turn with the reference, the quickest first, and what it ran on."""
+    found = json.loads((results / "speednet" / "table.json").read_text())
+    ordered = sorted(found["recipes"].items(), key=lambda item: item[1]["seconds"])
+    rows = (row_of_speed(name, figures, found["commands"][name]) for name, figures in ordered)
+    packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
+    return SPEED_HEAD + "".join(rows) + f"\nOn {hardware(found['machine'])}; {packages}.\n"
+
+
+def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
+    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time."""
+    interval = figures["interval"]
+    cells = (
+        name,
+        f"{figures['mean_accuracy']:.2%}",
+        f"{100 * figures['std']:.2f}" if interval else "",
+        f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "one seed",
+        str(figures["seeds"]),
+        f"{figures['seconds'] / 60:.1f} min",
+        f"{figures['ratio']:.2f}",
+        f"`{command}`",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def hardware(machine: dict[str, Any]) -> str:
+    """A summary's machine in words."""
+    return f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})"
+
+
 def with_tables(text: str, results: Path) -> str:
     """The README's text with every table as these results have it."""
-    for name, write in {"results": table, "exports": export_table}.items():
+    for name, write in {"speed": speed_table, "results": table, "exports": export_table}.items():
         begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)

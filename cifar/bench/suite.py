@@ -150,9 +150,7 @@ def training_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
         theirs = textbook.open_torchvision(Path(folder))
         alternatives |= peak_alternatives(scale)
         for name in scale.networks:
-            recipe = dataclasses.replace(
-                recipe_for(NETWORKS[name]), epochs=1, batch_size=scale.batch_size, precision="fp32"
-            )
+            recipe = dataclasses.replace(one_epoch(NETWORKS[name]), batch_size=scale.batch_size, precision="fp32")
             work[name] = operations(recipe)
             steps = steps_for(recipe, images, scale=scale)
             alternatives[f"{name} ours"] = our_training(recipe, images, steps=steps)
@@ -165,6 +163,11 @@ def training_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
         share = ours.median * work[name] / 1e9 / peak
         lines.append(Line(f"train {name}", "images/s", ours, other, "a textbook PyTorch loop", share))
     return lines
+
+
+def one_epoch(name: str) -> Recipe:
+    """The named recipe cut to one epoch, of images of the full size."""
+    return dataclasses.replace(recipe_for(name), epochs=1, early_epochs=0, early_image_size=0)
 
 
 def our_training(recipe: Recipe, images: Split, *, steps: int) -> Callable[[], float]:
@@ -314,7 +317,7 @@ def memory_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
     """The most memory that a process of its own holds while it trains a few batches, all images in memory."""
     lines = []
     for name in (*scale.networks, "speednet-reference"):
-        recipe = dataclasses.replace(recipe_for(NETWORKS.get(name, name)), epochs=1, compile="no")
+        recipe = dataclasses.replace(one_epoch(NETWORKS.get(name, name)), compile="no")
         recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, scale.images))
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             peak = fresh.submit(peak_memory, recipe, dataset).result()

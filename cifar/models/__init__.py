@@ -21,7 +21,7 @@ from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
 from cifar.models.pretrained import Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
-from cifar.models.speednet import SpeedNet, speednet, speednet_wide
+from cifar.models.speednet import SpeedNet, speednet, speednet_large, speednet_narrow
 from cifar.models.vit import vit, vit_large, vit_medium, vit_patch, vit_tiny
 from cifar.recipes import Recipe
 
@@ -39,7 +39,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit-medium": vit_medium,
     "vit-large": vit_large,
     "speednet": speednet,
-    "speednet-wide": speednet_wide,
+    "speednet-narrow": speednet_narrow,
+    "speednet-large": speednet_large,
     "previt": previt,
 }
 

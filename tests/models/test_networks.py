@@ -162,16 +162,17 @@ def test_whitening_filters_are_no_parameters() -> None:
 def test_speednet_starts_as_the_identity_where_it_can() -> None:
     convs = [module for module in speednet().modules() if isinstance(module, nn.Conv2d)]
     assert [(conv.in_channels, conv.out_channels) for conv in convs] == [
-        (24, 32), (32, 32), (32, 128), (128, 128), (128, 128), (128, 128),
+        (24, 64), (64, 64), (64, 256), (256, 256), (256, 256), (256, 256),
     ]  # fmt: skip
     features = torch.rand(1, 24, 5, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(convs[0](features)[:, :24], features)
 
 
 def test_speednet_of_the_reference_has_the_widths_and_the_activation_asked_for() -> None:
-    model = speednet(widths=(64, 256, 256), activation="silu", logit_scale=1 / 256)
+    model = speednet(activation="silu")
     assert isinstance(model, SpeedNet)
     assert model.head.weight.shape == (10, 256)
+    assert model.head.weight.std().item() == pytest.approx(1, abs=1e-5)
     assert sum(isinstance(module, nn.SiLU) for module in model.modules()) == 7
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(norm.bias.requires_grad and not norm.weight.requires_grad for norm in norms)
