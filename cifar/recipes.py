@@ -41,6 +41,8 @@ class Recipe:
         image_size: for pretrained models: pixels a side that the images are resized to; 0 is what the weights expect.
         early_image_size, early_epochs: for pretrained transformers and speednet: the size that images are resized to in
             the first so many epochs; 0 is none.
+        window, window_epochs: in the so many epochs after the early ones, random windows of so many pixels a side are
+            cut out of the images and trained on, without padding; 0 is none.
         pool: for pretrained transformers: "token" (class token) or "avg" (all tokens) into the head; "" as pretrained.
         dropout: probability of dropping an activation, in models that have dropout.
         drop_path: greatest probability of skipping a residual block, in the transformers.
@@ -86,6 +88,8 @@ class Recipe:
     image_size: int = 0
     early_image_size: int = 0
     early_epochs: int = 0
+    window: int = 0
+    window_epochs: int = 0
     pool: str = ""
     train_blocks: int = -1
     dropout: float = 0.0
@@ -153,7 +157,7 @@ def check_recipe(recipe: Recipe) -> None:
         demand(getattr(recipe, name) > 0, name, "greater than 0")
     for name in (
         "weight_decay", "warmup_epochs", "plateau_patience", "plateau_threshold", "clip_norm", "mixup", "cutmix",
-        "patience", "image_size", "early_image_size", "early_epochs", "seed", "split_seed",
+        "patience", "image_size", "early_image_size", "early_epochs", "window_epochs", "seed", "split_seed",
         "head_lr", "bias_lr", "whitening_epochs",
     ):  # fmt: skip
         demand(getattr(recipe, name) >= 0, name, "0 or more")
@@ -178,6 +182,12 @@ def check_recipe(recipe: Recipe) -> None:
     demand(0 <= recipe.fold < max(1, recipe.num_folds), "fold", "a fold's number, from 0 to num_folds - 1")
     demand(recipe.early_epochs < recipe.epochs, "early_epochs", f"less than the {recipe.epochs} epochs")
     demand((recipe.early_image_size > 0) == (recipe.early_epochs > 0), "early_image_size", "given with early_epochs")
+    demand(0 <= recipe.window <= 32, "window", "from 1 to 32 pixels, or 0")
+    demand((recipe.window > 0) == (recipe.window_epochs > 0), "window", "given with window_epochs")
+    demand(
+        recipe.early_epochs + recipe.window_epochs <= recipe.epochs,
+        "window_epochs", f"at most what the early ones leave of the {recipe.epochs} epochs",
+    )  # fmt: skip
     demand(recipe.model != "", "model", "a model's name")
     demand(recipe.train_blocks >= -1, "train_blocks", "-1 (all), 0 (the head) or a number of blocks")
     if recipe.train_blocks >= 0 and any(getattr(recipe, name) for name in AUGMENTS):
@@ -185,7 +195,8 @@ def check_recipe(recipe: Recipe) -> None:
             "train_blocks computes the frozen part once for every image, so images cannot change from epoch to epoch: "
             f"set {', '.join(AUGMENTS[:-1])} and {AUGMENTS[-1]} to 0, as --freeze and --train-blocks do."
         )
-    demand(recipe.train_blocks < 0 or recipe.early_epochs == 0, "early_epochs", "0 with train_blocks: one size for all")
+    for name in ("early_epochs", "window_epochs"):
+        demand(recipe.train_blocks < 0 or getattr(recipe, name) == 0, name, "0 with train_blocks: one size for all")
     for name, choices in CHOICES.items():
         demand(getattr(recipe, name) in choices, name, "one of " + ", ".join(choices))
     if recipe.optimiser == "sgd" and recipe.nesterov and recipe.momentum == 0:

@@ -57,7 +57,12 @@ SPECIAL = {
     "num_folds": "3",
     "fold": "0",
 }
-TOGETHER = {"early_image_size": ["early_epochs=2"], "early_epochs": ["early_image_size=32"]}
+TOGETHER = {
+    "early_image_size": ["early_epochs=2"],
+    "early_epochs": ["early_image_size=32"],
+    "window": ["window_epochs=2"],
+    "window_epochs": ["window=28"],
+}
 
 
 @pytest.mark.parametrize("name", field_types())
@@ -96,6 +101,9 @@ def test_switches_both_ways(text: str, value: bool) -> None:
         ("fold=2", "fold"),
         ("crop_padding=17", "16 pixels"),
         ("momentum=0", "nesterov needs"),
+        ("window=33", "from 1 to 32 pixels"),
+        ("window=28", "given with window_epochs"),
+        ("window_epochs=2", "given with window_epochs"),
     ],
 )
 def test_bad_settings_are_named(setting: str, words: str) -> None:

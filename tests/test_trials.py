@@ -1,6 +1,7 @@
 """benchmarks/trials.py: one line of figures, and the test set stays closed."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -13,5 +14,6 @@ def test_a_trial_prints_one_line_of_validation_figures() -> None:
     found = json.loads(done.stdout)
     assert set(found["validation"]) == {"none", "mirror"}
     assert all(0 <= figures["accuracy"] <= 1 and figures["loss"] > 0 for figures in found["validation"].values())
+    assert found["calibrated_loss"] <= math.log(10)  # at any temperature, one of them infinite
     assert (found["settings"], len(found["images_per_second"])) == (["epochs=1", "views=mirror"], 1)
     assert "test" not in done.stdout.replace("settings", "")

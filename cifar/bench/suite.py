@@ -248,7 +248,7 @@ def data_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
 
         def pass_over() -> None:
             for batch, labels, _ in batches(images, order, batch_size=recipe.batch_size):
-                offsets = draw_offsets(len(labels), padding=4, generator=generator)
+                offsets = draw_offsets(len(labels), most=8, generator=generator)
                 flips = draw_flips(len(labels), probability=0.5, generator=generator)
                 to_pixels(crop_and_flip(batch, offsets, flips, padding=4, mode="zero"))
 

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 
-def draw_offsets(num_images: int, *, padding: int, generator: Generator) -> Tensor:
-    """Where each crop begins in the padded image: int64 [N, 2] (row, column), uniform over 0 … 2·padding."""
-    return torch.randint(0, 2 * padding + 1, (num_images, 2), generator=generator)
+def draw_offsets(num_images: int, *, most: int, generator: Generator) -> Tensor:
+    """Where each crop begins: int64 [N, 2] (row, column), uniform over 0 … most."""
+    return torch.randint(0, most + 1, (num_images, 2), generator=generator)
 
 
 def draw_flips(num_images: int, *, probability: float, generator: Generator) -> Tensor:
@@ -32,29 +32,33 @@ def alternate_flips(first: Tensor, indices: Tensor, *, epoch: int) -> Tensor:
     return ~chosen if epoch % 2 else chosen
 
 
-def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str) -> Tensor:
-    """Pad each side, cut a window of the original size, mirror left to right: in one gather, without padding.
+def crop_and_flip(
+    images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str, size: int = 0
+) -> Tensor:
+    """Pad each side, cut a window, mirror it left to right: in one gather, without padding.
 
     Args:
         images: [N, 3, H, W], any dtype.
-        offsets: int64 [N, 2], first row and column of the window in the padded image, 0 … 2·padding.
+        offsets: int64 [N, 2], first row and column of the window in the padded image, 0 … H + 2·padding - size.
         flips: bool [N], mirrored after the crop.
         padding: pixels a side; at most H - 1 for reflect.
         mode: "zero" (black) or "reflect" (mirrored about the border pixel, as in torch's pad).
+        size: pixels a side of the window; 0 is the images' own size.
 
     Returns:
-        [N, 3, H, W] of the same dtype, in channels_last memory.
+        [N, 3, size, size] of the same dtype, in channels_last memory.
     """
     num_images, _, height, width = images.shape
-    rows = source_index(offsets[:, 0:1] - padding + torch.arange(height, device=images.device), size=height)  # [N, H]
-    steps = torch.arange(width, device=images.device).expand(num_images, -1)
-    steps = torch.where(flips[:, None], width - 1 - steps, steps)
-    columns = source_index(offsets[:, 1:2] - padding + steps, size=width)  # [N, W]
+    down = torch.arange(size or height, device=images.device)
+    right = torch.arange(size or width, device=images.device).expand(num_images, -1)
+    right = torch.where(flips[:, None], right.flip(1), right)
+    rows = source_index(offsets[:, 0:1] - padding + down, size=height)  # [N, size]
+    columns = source_index(offsets[:, 1:2] - padding + right, size=width)
     batch = torch.arange(num_images, device=images.device)[:, None, None]
-    cropped = images.permute(0, 2, 3, 1)[batch, rows.index[:, :, None], columns.index[:, None, :]]  # [N, H, W, 3]
+    cropped = images.permute(0, 2, 3, 1)[batch, rows.index[:, :, None], columns.index[:, None, :]]  # [N, size, size, 3]
     if mode == "zero":
         cropped *= (rows.inside[:, :, None] & columns.inside[:, None, :])[..., None]
-    return cropped.permute(0, 3, 1, 2)  # [N, 3, H, W]
+    return cropped.permute(0, 3, 1, 2)  # [N, 3, size, size]
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,23 @@ def build_model(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
     model = factory(**options)
     if name not in MODELS:
         check_contract(model, name=name)
+    if recipe.window:
+        check_window(model, recipe.window, name=name)
     return model
+
+
+def check_window(model: nn.Module, size: int, *, name: str) -> None:
+    """Refuse windows of images that a network cannot take, which one forward pass finds out.
+
+    Raises:
+        InputError: names the network and the size.
+    """
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:  # timm asserts the size
+        raise InputError(f"{name} takes no images of {size} pixels: leave out window and window_epochs.") from error
+    model.train()
 
 
 def check_options(factory: Callable[..., object], options: dict[str, object], *, name: str) -> None:

@@ -121,6 +121,7 @@ def train(
         for network in (state.model, best_candidate(state)):
             feed_early(network, state.epoch < recipe.early_epochs)
         freeze_finished(optimiser, epoch=state.epoch)
+        window = recipe.window if 0 <= state.epoch - recipe.early_epochs < recipe.window_epochs else 0
         # Only ever added to, whenever it is looked at: the sums are the same bit for bit. mps has no float64.
         state.totals = state.totals.to(fabric.device, torch.float32 if device == "mps" else torch.float64)
         model.train()
@@ -130,7 +131,9 @@ def train(
                 for group in optimiser.param_groups:
                     group["lr"] = group["initial_lr"] * lr_factor(recipe, time_in_epochs, epochs=group.get("epochs", 0))
             flips = alternate_flips(state.flips, indices, epoch=state.epoch) if state.flips is not None else None
-            pixels, others, share = augment(images, labels, recipe=recipe, generator=state.generator, flips=flips)
+            pixels, others, share = augment(
+                images, labels, recipe=recipe, generator=state.generator, flips=flips, window=window
+            )
             logits = model(pixels)
             loss = mixed_loss(logits, labels, others, share=share, label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
@@ -211,25 +214,29 @@ def warmed_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
 
 
 def augment(
-    images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator, flips: Tensor | None = None
-) -> tuple[Tensor, Tensor, float]:
+    images: Tensor, labels: Tensor, *, recipe: Recipe, generator: Generator, flips: Tensor | None = None,
+    window: int = 0,
+) -> tuple[Tensor, Tensor, float]:  # fmt: skip
     """Crop, mirror, jitter and mix a batch as the recipe says.
 
     Args:
         images: uint8 [N, 3, 32, 32]; labels: int64 [N].
         flips: bool [N], which to mirror; drawn where they are not given.
+        window: side of the windows that are cut out of the images, without padding; 0 is whole images, padded.
 
     Returns:
-        float pixels [N, 3, 32, 32], in [0, 1] but for jitter; the labels that were mixed in [N]; the share of the
+        float pixels [N, 3, 32, 32] or of the window's size, in [0, 1] but for jitter; the labels that were mixed in [N]; the share of the
         images' own.
     """
     num_images, device = len(images), images.device
-    if recipe.crop_padding or recipe.flip:
-        offsets = draw_offsets(num_images, padding=recipe.crop_padding, generator=generator).to(device)
+    padding = 0 if window else recipe.crop_padding
+    if padding or window or recipe.flip:
+        most = images.shape[-1] + 2 * padding - (window or images.shape[-1])
+        offsets = draw_offsets(num_images, most=most, generator=generator).to(device)
         if flips is None:
             flips = draw_flips(num_images, probability=recipe.flip, generator=generator)
         flips = flips.to(device)
-        images = crop_and_flip(images, offsets, flips, padding=recipe.crop_padding, mode=recipe.crop_mode)
+        images = crop_and_flip(images, offsets, flips, padding=padding, mode=recipe.crop_mode, size=window)
     pixels = to_pixels(images)
     if recipe.brightness or recipe.contrast:
         changes = [
@@ -246,7 +253,7 @@ def augment(
     share = draw_share(alpha=recipe.mixup if use_mixup else recipe.cutmix, generator=generator)
     if use_mixup:
         return mixup(pixels, order, share=share), labels[order], share
-    size = images.shape[-1]
+    size = pixels.shape[-1]
     box = draw_box(share, size=size, generator=generator)
     return cutmix(pixels, order, box), labels[order], box_share(box, size=size)
 

@@ -25,12 +25,14 @@ def random_images(num_images: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (num_images, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
-def slow_crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int, mode: str) -> Tensor:
+def slow_crop_and_flip(
+    images: Tensor, offsets: Tensor, flips: Tensor, padding: int, mode: str, size: int = 32
+) -> Tensor:
     torch_mode = {"zero": "constant", "reflect": "reflect"}[mode]
     padded = F.pad(images.double(), (padding,) * 4, mode=torch_mode).to(images.dtype)
     results = []
     for image, (top, left), flip in zip(padded, offsets.tolist(), flips.tolist(), strict=True):
-        window = image[:, top : top + 32, left : left + 32]
+        window = image[:, top : top + size, left : left + size]
         results.append(window.flip(-1) if flip else window)
     return torch.stack(results)
 
@@ -40,7 +42,7 @@ def slow_crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_crop_and_flip_equals_the_slow_loop(mode: str, padding: int, dtype: torch.dtype) -> None:
     images, generator = random_images(64).to(dtype), Generator().manual_seed(1)
-    offsets = draw_offsets(64, padding=padding, generator=generator)
+    offsets = draw_offsets(64, most=2 * padding, generator=generator)
     flips = draw_flips(64, probability=0.5, generator=generator)
     fast = crop_and_flip(images, offsets, flips, padding=padding, mode=mode)
     assert torch.equal(fast, slow_crop_and_flip(images, offsets, flips, padding, mode))
@@ -48,8 +50,19 @@ def test_crop_and_flip_equals_the_slow_loop(mode: str, padding: int, dtype: torc
     assert fast.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("size, padding", [(28, 0), (1, 0), (32, 0), (24, 2), (40, 4)])
+def test_windows_of_another_size_equal_the_slow_loop(size: int, padding: int) -> None:
+    images, generator = random_images(64), Generator().manual_seed(1)
+    offsets = draw_offsets(64, most=32 + 2 * padding - size, generator=generator)
+    flips = draw_flips(64, probability=0.5, generator=generator)
+    for mode in ("zero", "reflect"):
+        fast = crop_and_flip(images, offsets, flips, padding=padding, mode=mode, size=size)
+        assert torch.equal(fast, slow_crop_and_flip(images, offsets, flips, padding, mode, size))
+        assert fast.shape == (64, 3, size, size)
+
+
 def test_every_corner_of_the_padding_is_reached() -> None:
-    offsets = draw_offsets(4000, padding=2, generator=Generator().manual_seed(0))
+    offsets = draw_offsets(4000, most=4, generator=Generator().manual_seed(0))
     assert sorted(set(map(tuple, offsets.tolist()))) == [(row, column) for row in range(5) for column in range(5)]
 
 
@@ -60,7 +73,7 @@ def test_flips_at_both_ends_and_between(probability: float, least: int, most: in
 
 
 def test_draws_are_decided_by_the_generator() -> None:
-    first, second = (draw_offsets(100, padding=4, generator=Generator().manual_seed(7)) for _ in range(2))
+    first, second = (draw_offsets(100, most=8, generator=Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, second)
 
 
