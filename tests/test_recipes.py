@@ -112,6 +112,16 @@ def test_bad_settings_are_named(setting: str, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("first, second", [(4, 4), (0, 8), (7, 1)])
+def test_early_and_window_epochs_may_fill_the_training(first: int, second: int) -> None:
+    early = ["early_image_size=24", f"early_epochs={first}"] if first else ["early_image_size=0", "early_epochs=0"]
+    settings = ["epochs=8", *early, "window=28", f"window_epochs={second}"]
+    recipe = with_settings(recipe_for("speednet"), settings)
+    assert (recipe.early_epochs, recipe.window_epochs) == (first, second)
+    with pytest.raises(InputError, match="window_epochs is .* leave of the 8 epochs"):
+        with_settings(recipe, [f"window_epochs={second + 1}"])
+
+
 def test_choosing_without_validation_is_refused() -> None:
     with pytest.raises(InputError, match="validation images"):
         with_settings(recipe_for("resnet"), ["validation_fraction=0"])

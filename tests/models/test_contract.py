@@ -139,3 +139,14 @@ def test_options_reach_the_network() -> None:
     model = build_model(recipe_of("vit-tiny", "dropout=0.25", "drop_path=0.5"))
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
     assert [block.skip.probability for block in model.blocks] == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_windows_that_a_network_cannot_take_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} takes no images of 28 pixels: leave out window and window_epochs"):
+        build_model(recipe_of(name, "window=28", "window_epochs=1"))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "speednet", "timm:vit_tiny_patch16_224"])  # this one enlarges them
+def test_windows_of_a_network_that_takes_any_size(name: str) -> None:
+    assert build_model(recipe_of(name, "window=28", "window_epochs=1")).training

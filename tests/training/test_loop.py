@@ -17,6 +17,7 @@ from cifar.errors import WorldError
 from cifar.machine import choose_compile
 from cifar.models import build_model, prepare_model
 from cifar.models.pretrained import Pretrained
+from cifar.models.speednet import SpeedNet
 from cifar.recipes import Recipe, any_network, recipe_for, with_settings
 from cifar.runs import read_json, read_metrics
 from cifar.training import loop
@@ -114,6 +115,44 @@ def test_early_epochs_have_smaller_images(
     assert trial == 32
     assert fed == [16, 16, 16] * 2 + [32, 32, 32]  # two steps and a validation an epoch
     assert whole.best_epoch == 3
+    run(recipe, few, tmp_path / "broken", stop_after=5)
+    run(recipe, few, tmp_path / "broken", resume=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_windows_come_between_early_and_whole_epochs(
+    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anywhere inside the image, never in its padding; validation sees whole images; a resume changes nothing."""
+    recipe = with_settings(
+        recipe_for("speednet-narrow"),
+        [
+            "epochs=5", "early_epochs=1", "early_image_size=16", "window=20", "window_epochs=2", "batch_size=100",
+            "validation_fraction=0.1", "precision=fp32",
+        ],
+    )  # fmt: skip
+    seen: list[tuple[int, int, torch.Tensor]] = []
+    fed: list[int] = []
+
+    def spy(images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append((options["size"], options["padding"], offsets))
+        return crop_and_flip(images, offsets, flips, **options)
+
+    def look(model: SpeedNet, inputs: tuple[torch.Tensor]) -> None:
+        fed.append(inputs[0].shape[-1])
+
+    monkeypatch.setattr(loop, "crop_and_flip", spy)
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: look(module, inputs) if isinstance(module, SpeedNet) else None
+    )
+    run(recipe, few, tmp_path / "whole")
+    handle.remove()
+    assert [(size, padding) for size, padding, _ in seen] == [(0, 2)] * 2 + [(20, 0)] * 4 + [(0, 2)] * 4
+    windows = torch.cat([offsets for size, _, offsets in seen if size])
+    assert (windows.min().item(), windows.max().item()) == (0, 12)
+    trial, *fed = fed  # one image when the network is built
+    assert trial == 20
+    assert fed == [32, 32, 32] + [20, 20, 32] * 2 + [32, 32, 32] * 2  # two steps and a validation an epoch
     run(recipe, few, tmp_path / "broken", stop_after=5)
     run(recipe, few, tmp_path / "broken", resume=True)
     assert same_weights(tmp_path / "whole", tmp_path / "broken")
