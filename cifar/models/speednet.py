@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cifar.errors import InputError
 from cifar.models.layers import Normalise
+from cifar.models.winograd import Conv3x3
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 WHITENING_IMAGES = 5_000
@@ -87,9 +88,9 @@ class Block(nn.Module):
         return halved  # [N, num_out, H // 2, W // 2]
 
 
-def identity_conv(num_in: int, num_out: int) -> nn.Conv2d:
+def identity_conv(num_in: int, num_out: int) -> Conv3x3:
     """A 3×3 convolution whose first filters hand the input channels on; the others are random."""
-    conv = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
+    conv = Conv3x3(num_in, num_out)
     with torch.no_grad():
         nn.init.dirac_(conv.weight[:num_in])
     return conv

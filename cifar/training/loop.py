@@ -33,6 +33,7 @@ from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile, keep_memory
 from cifar.models import build_model, feed_early, prepare_model
 from cifar.models.frozen import freeze, trainable_end
+from cifar.models.winograd import use_winograd
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
@@ -105,6 +106,8 @@ def train(
     if resume:
         restore_state(state, folder)
     trained = trainable_end(state.model, recipe.train_blocks)
+    if recipe.winograd and (remark := use_winograd(trained)):
+        say(remark)
     if compiled:
         trained.compile()
     model, optimiser = fabric.setup(trained, state.optimiser)

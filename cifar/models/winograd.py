@@ -1,0 +1,157 @@
+"""3×3 convolutions with a quarter of the multiplications: Winograd's method on a processor (Lavin and Gray 2016).
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", section 4: F(4×4, 3×3). The work is done by
+`winograd.c`, compiled here when it is first needed, in a second or two. The result is that of torch's convolution but
+for rounding, about five times as large as torch's own.
+"""
+
+import ctypes
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+SOURCE = Path(__file__).with_suffix(".c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+LANES, PANEL = 8, 16  # as in the source
+# Takes the three weights of a filter's row to six points; the source has the maps of pixels that belong to it.
+FILTER_MAP = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3×3 convolution that keeps the size, without bias; by Winograd's method while `winograd` is set.
+
+    That holds for fp32 on a processor, channels in eights and channels-last memory; else torch convolves as ever, and
+    so it does when the network is compiled or exported.
+    """
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__(num_in, num_out, 3, padding=1, bias=False)
+        self.winograd = False
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.winograd and fits(features, self.weight):
+            result: Tensor = WinogradConvolution.apply(features, self.weight)  # type: ignore[no-untyped-call]
+            return result
+        return super().forward(features)
+
+
+def use_winograd(model: nn.Module) -> str:
+    """Have the 3×3 convolutions of a network computed by Winograd's method where it fits.
+
+    Returns:
+        a sentence where that cannot be, "" else.
+    """
+    if library() is None:
+        return "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
+    for module in model.modules():
+        if isinstance(module, Conv3x3):
+            module.winograd = True
+    return ""
+
+
+def fits(features: Tensor, weight: Tensor) -> bool:
+    """Whether this convolution is one that `winograd.c` computes."""
+    return (
+        not torch.compiler.is_compiling()
+        and features.device.type == weight.device.type == "cpu"
+        and features.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and features.shape[1] % LANES == weight.shape[0] % LANES == 0
+        and features.is_contiguous(memory_format=torch.channels_last)
+        and len(features) > 0
+    )
+
+
+class WinogradConvolution(torch.autograd.Function):
+    """Features [N, C, H, W] and weight [K, C, 3, 3] to [N, K, H, W], channels-last all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        outputs = channels_last(len(features), len(weight), *features.shape[2:])
+        filters = in_panels(at_points(weight).mT)
+        call("winograd_forward", features, filters, outputs, shape=(features, weight))
+        return outputs
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        features, weight = ctx.saved_tensors
+        num_out, num_in = weight.shape[:2]
+        gradients = gradients.contiguous(memory_format=torch.channels_last)
+        of_features = channels_last(*features.shape) if ctx.needs_input_grad[0] else None
+        of_filters = torch.empty(36, filled(num_out) // PANEL, filled(num_in), PANEL)
+        transposed = in_panels(at_points(weight))
+        call("winograd_backward", features, gradients, transposed, of_features, of_filters, shape=(features, weight))
+        of_filters = of_filters.transpose(1, 2).flatten(2)[:, :num_in, :num_out]  # [36, C, K]
+        of_weight = torch.einsum("pcw,pik->kicw", filter_map(), of_filters.reshape(36, num_in, num_out))
+        return of_features, of_weight
+
+
+def filter_map() -> Tensor:
+    """[36, 3, 3]: how much of each weight of a filter is in each of its 36 points."""
+    rows = torch.tensor(FILTER_MAP)
+    return torch.einsum("ac,bw->abcw", rows, rows).flatten(0, 1)
+
+
+def at_points(weight: Tensor) -> Tensor:
+    """Filters [K, C, 3, 3] at their 36 points: [36, K, C]."""
+    return torch.einsum("pcw,kicw->pki", filter_map(), weight)
+
+
+def in_panels(filters: Tensor) -> Tensor:
+    """[36, in, out] as `winograd.c` reads it: [36, panels of out, in filled up with zeros, 16]."""
+    _, num_in, num_out = filters.shape
+    whole = F.pad(filters, (0, filled(num_out) - num_out, 0, filled(num_in) - num_in))
+    return whole.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def filled(num_channels: int) -> int:
+    """Channels with those that fill up the last panel."""
+    return -(-num_channels // PANEL) * PANEL
+
+
+def channels_last(num_images: int, num_channels: int, height: int, width: int) -> Tensor:
+    """An uninitialised [N, C, H, W] in channels-last memory."""
+    return torch.empty(num_images, height, width, num_channels).permute(0, 3, 1, 2)
+
+
+def call(name: str, *tensors: Tensor | None, shape: tuple[Tensor, Tensor]) -> None:
+    """Call a function of `winograd.c` with the addresses of tensors and the lengths of what they hold."""
+    features, weight = shape
+    num_images, num_in, height, width = features.shape
+    addresses = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+    lengths = [ctypes.c_long(length) for length in (num_images, height, width, num_in, len(weight))]
+    compiled = library()
+    assert compiled is not None
+    getattr(compiled, name)(*addresses, *lengths)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """`winograd.c`, compiled for this processor; None where that fails, as without a compiler.
+
+    It is compiled anew by every process, since a kept one might be found by another kind of processor. It finds torch's
+    OpenMP loaded and so shares its threads.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "winograd.so"
+        try:
+            subprocess.run(["cc", *FLAGS, SOURCE, "-o", path], check=True, capture_output=True, timeout=120)
+            return ctypes.CDLL(str(path))
+        except (OSError, subprocess.SubprocessError):
+            return None
