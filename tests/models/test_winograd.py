@@ -1,0 +1,142 @@
+"""Winograd's convolution against torch's in double precision, and where it does not apply."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar.models import winograd
+from cifar.models.speednet import speednet
+from cifar.models.winograd import Conv3x3, WinogradConvolution, use_winograd
+
+SHAPES = [  # images, channels in and out, height, width
+    (1, 8, 8, 1, 1),
+    (7, 24, 64, 31, 31),  # channels that fill a panel and a half
+    (5, 64, 40, 15, 15),
+    (100, 16, 16, 3, 3),  # several images a tile's worth, the last ones fewer
+    (13, 32, 16, 7, 6),
+    (3, 16, 24, 4, 9),
+]
+
+
+def draw(num: int, num_in: int, num_out: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    features = torch.randn(num, num_in, height, width).to(memory_format=torch.channels_last)
+    return features, torch.randn(num_out, num_in, 3, 3), torch.randn(num, num_out, height, width)
+
+
+def results(convolve: Callable[[Tensor, Tensor], Tensor], *drawn: Tensor) -> list[Tensor]:
+    """Outputs, and the gradients of features and of weights."""
+    features, weight = (tensor.clone().requires_grad_() for tensor in drawn[:2])
+    outputs = convolve(features, weight)
+    outputs.backward(drawn[2])
+    assert features.grad is not None
+    assert weight.grad is not None
+    return [outputs.detach(), features.grad, weight.grad]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outputs_and_gradients_are_those_of_double_precision(shape: tuple[int, ...]) -> None:
+    drawn = draw(*shape)
+    found = results(WinogradConvolution.apply, *drawn)
+    exact = results(lambda x, w: F.conv2d(x, w, padding=1), *(tensor.double() for tensor in drawn))
+    for ours, right in zip(found, exact, strict=True):
+        assert ours.shape == right.shape
+        assert (ours - right).abs().max() < 2e-5 * right.abs().max()
+
+
+def test_the_same_bits_every_time() -> None:
+    drawn = draw(100, 64, 32, 7, 7)
+    first, second = (results(WinogradConvolution.apply, *drawn) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_features_that_need_no_gradient_get_none() -> None:
+    features, weight, gradients = draw(9, 16, 16, 8, 8)
+    whole = results(WinogradConvolution.apply, features, weight, gradients)
+    weight.requires_grad_()
+    WinogradConvolution.apply(features, weight).backward(gradients)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, whole[2])
+
+
+@pytest.fixture
+def conv() -> Conv3x3:
+    made = Conv3x3(16, 24).to(memory_format=torch.channels_last)
+    assert use_winograd(made) == ""
+    return made
+
+
+def as_torch(conv: Conv3x3, features: Tensor) -> Tensor:
+    return F.conv2d(features, conv.weight, padding=1)
+
+
+def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
+    """Told apart by their rounding, which differs."""
+    features = draw(20, 16, 24, 12, 12)[0]
+    assert not torch.equal(conv(features), as_torch(conv, features))
+    torch.testing.assert_close(conv(features), as_torch(conv, features), rtol=1e-4, atol=1e-4)
+    conv.winograd = False
+    assert torch.equal(conv(features), as_torch(conv, features))
+    conv.winograd = True
+    rows = features.contiguous()  # not channels-last
+    assert torch.equal(conv(rows), as_torch(conv, rows))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv(features), as_torch(conv, features))
+    assert conv(features[:0]).shape == (0, 24, 12, 12)
+    double = conv.double()
+    assert torch.equal(double(features.double()), as_torch(double, features.double()))
+    colours = Conv3x3(3, 16).to(memory_format=torch.channels_last)
+    colours.winograd = True
+    assert torch.equal(colours(features[:, :3]), as_torch(colours, features[:, :3]))
+
+
+def test_an_exported_network_has_plain_convolutions(conv: Conv3x3) -> None:
+    features = draw(2, 16, 24, 12, 12)[0]
+    program = torch.export.export(conv.eval(), (features,))
+    assert "conv2d" in program.graph_module.code
+    assert torch.equal(program.module()(features), as_torch(conv, features))
+
+
+def test_all_convolutions_of_a_network_are_switched() -> None:
+    model = speednet(widths=(8, 16, 16)).to(memory_format=torch.channels_last).eval()
+    images = torch.rand(10, 3, 32, 32).to(memory_format=torch.channels_last)
+    before = model(images)
+    use_winograd(model)
+    switched = [module.winograd for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert switched == [True] * 6
+    after = model(images)
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    winograd.library.cache_clear()
+    yield
+    winograd.library.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+def test_without_a_compiler_torch_convolves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    conv = Conv3x3(16, 16)
+    assert use_winograd(conv) == "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
+    assert not conv.winograd
+
+
+@pytest.mark.usefixtures("anew")
+def test_with_a_compiler_that_fails_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "FLAGS", ("-no-such-flag",))
+    conv = Conv3x3(16, 16)
+    assert use_winograd(conv) != ""
+    assert not conv.winograd
+
+
+def test_the_source_compiles_without_a_warning(tmp_path: Path) -> None:
+    flags = (*winograd.FLAGS, "-Wall", "-Wextra", "-Werror")
+    subprocess.run(["cc", *flags, winograd.SOURCE, "-o", tmp_path / "winograd.so"], check=True)
