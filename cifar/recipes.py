@@ -228,7 +228,7 @@ def resnet() -> Recipe:
     """
     return Recipe(
         model="resnet20", epochs=50, batch_size=128, lr=0.1, weight_decay=5e-4,
-        schedule="plateau", crop_padding=4, flip=0.5, ema_decay=0.999,
+        schedule="plateau", crop_padding=4, flip=0.5, ema_decay=0.999, winograd=True,
     )  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def resnet_better() -> Recipe:
     return Recipe(
         model="resnet20", epochs=50, batch_size=128, optimiser="muon", lr=0.02, momentum=0.95, weight_decay=0.05,
         schedule="linear", warmup_epochs=1, crop_padding=4, crop_mode="reflect", flip=0.5, flip_mode="alternate",
-        label_smoothing=0.1, views="mirror", precision="bf16",
+        label_smoothing=0.1, views="mirror", precision="bf16", winograd=True,
     )  # fmt: skip
 
 

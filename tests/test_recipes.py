@@ -118,7 +118,7 @@ def test_early_and_window_epochs_may_fill_the_training(first: int, second: int) 
     settings = ["epochs=8", *early, "window=28", f"window_epochs={second}"]
     recipe = with_settings(recipe_for("speednet"), settings)
     assert (recipe.early_epochs, recipe.window_epochs) == (first, second)
-    with pytest.raises(InputError, match="window_epochs is .* leave of the 8 epochs"):
+    with pytest.raises(InputError, match=r"window_epochs is .* leave of the 8 epochs"):
         with_settings(recipe, [f"window_epochs={second + 1}"])
 
 

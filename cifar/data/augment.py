@@ -32,9 +32,7 @@ def alternate_flips(first: Tensor, indices: Tensor, *, epoch: int) -> Tensor:
     return ~chosen if epoch % 2 else chosen
 
 
-def crop_and_flip(
-    images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str, size: int = 0
-) -> Tensor:
+def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str, size: int = 0) -> Tensor:
     """Pad each side, cut a window, mirror it left to right: in one gather, without padding.
 
     Args:

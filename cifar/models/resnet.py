@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.models.layers import Normalise
+from cifar.models.winograd import Conv3x3
 
 
 class Block(nn.Module):
@@ -25,9 +26,9 @@ class Block(nn.Module):
 
     def __init__(self, num_in: int, num_out: int, *, stride: int, projection: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(num_in, num_out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(num_in, num_out, stride=stride)
         self.norm1 = nn.BatchNorm2d(num_out)
-        self.conv2 = nn.Conv2d(num_out, num_out, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(num_out, num_out)
         self.norm2 = nn.BatchNorm2d(num_out)
         self.shortcut: nn.Module
         if stride == 1 and num_in == num_out:

@@ -32,18 +32,18 @@ FILTER_MAP = (
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution that keeps the size, without bias; by Winograd's method while `winograd` is set.
+    """A 3×3 convolution with a border of zeros and without bias; by Winograd's method while `winograd` is set.
 
-    That holds for fp32 on a processor, channels in eights and channels-last memory; else torch convolves as ever, and
-    so it does when the network is compiled or exported.
+    That holds for a stride of 1, in fp32 on a processor, channels in eights and channels-last memory; else torch
+    convolves as ever, and so it does when the network is compiled or exported.
     """
 
-    def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__(num_in, num_out, 3, padding=1, bias=False)
+    def __init__(self, num_in: int, num_out: int, *, stride: int = 1) -> None:
+        super().__init__(num_in, num_out, 3, stride=stride, padding=1, bias=False)
         self.winograd = False
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.winograd and fits(features, self.weight):
+        if self.winograd and self.stride == (1, 1) and fits(features, self.weight):
             result: Tensor = WinogradConvolution.apply(features, self.weight)  # type: ignore[no-untyped-call]
             return result
         return super().forward(features)
@@ -88,7 +88,7 @@ class WinogradConvolution(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor]:
         features, weight = ctx.saved_tensors
         num_out, num_in = weight.shape[:2]
@@ -117,7 +117,7 @@ def in_panels(filters: Tensor) -> Tensor:
     """[36, in, out] as `winograd.c` reads it: [36, panels of out, in filled up with zeros, 16]."""
     _, num_in, num_out = filters.shape
     whole = F.pad(filters, (0, filled(num_out) - num_out, 0, filled(num_in) - num_in))
-    return whole.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
+    return whole.view(36, filled(num_in), -1, PANEL).transpose(1, 2).contiguous()
 
 
 def filled(num_channels: int) -> int:

@@ -228,8 +228,8 @@ def augment(
         window: side of the windows that are cut out of the images, without padding; 0 is whole images, padded.
 
     Returns:
-        float pixels [N, 3, 32, 32] or of the window's size, in [0, 1] but for jitter; the labels that were mixed in [N]; the share of the
-        images' own.
+        float pixels [N, 3, 32, 32] or of the window's size, in [0, 1] but for jitter; the labels that were mixed in
+        [N]; the share of the images' own.
     """
     num_images, device = len(images), images.device
     padding = 0 if window else recipe.crop_padding

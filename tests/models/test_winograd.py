@@ -90,6 +90,9 @@ def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
     assert conv(features[:0]).shape == (0, 24, 12, 12)
     double = conv.double()
     assert torch.equal(double(features.double()), as_torch(double, features.double()))
+    halving = Conv3x3(16, 24, stride=2).to(memory_format=torch.channels_last)
+    halving.winograd = True
+    assert torch.equal(halving(features), F.conv2d(features, halving.weight, stride=2, padding=1))
     colours = Conv3x3(3, 16).to(memory_format=torch.channels_last)
     colours.winograd = True
     assert torch.equal(colours(features[:, :3]), as_torch(colours, features[:, :3]))

@@ -138,13 +138,12 @@ def test_windows_come_between_early_and_whole_epochs(
         seen.append((options["size"], options["padding"], offsets))
         return crop_and_flip(images, offsets, flips, **options)
 
-    def look(model: SpeedNet, inputs: tuple[torch.Tensor]) -> None:
-        fed.append(inputs[0].shape[-1])
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if isinstance(module, SpeedNet):
+            fed.append(inputs[0].shape[-1])
 
     monkeypatch.setattr(loop, "crop_and_flip", spy)
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, inputs: look(module, inputs) if isinstance(module, SpeedNet) else None
-    )
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
     run(recipe, few, tmp_path / "whole")
     handle.remove()
     assert [(size, padding) for size, padding, _ in seen] == [(0, 2)] * 2 + [(20, 0)] * 4 + [(0, 2)] * 4
