@@ -1,17 +1,18 @@
-/* 3x3 convolutions of images by Winograd's method F(4x4, 3x3): Lavin and Gray 2016, "Fast Algorithms for Convolutional
- * Neural Networks", section 4.
+/* 3x3 convolutions of images by Winograd's method F(4x4, 3x3), or F(3x3, 3x3): Lavin and Gray 2016, "Fast Algorithms
+ * for Convolutional Neural Networks", section 4. Compile with -DOUT=4 or -DOUT=3.
  *
- * Images are cut into tiles of 4x4 output pixels, which need 6x6 input pixels. A fixed linear map takes the pixels of a
- * tile, and another the nine weights of a filter, to 36 points each. There a convolution is one product of matrices
- * [tiles, channels in] and [channels in, channels out] a point, and a third map takes 36 points back to 16 pixels: 36
- * multiplications where the plain way has 144. The gradients are the same maps and products, transposed.
+ * Images are cut into tiles of OUTxOUT output pixels, which need INxIN input pixels, IN = OUT + 2. A fixed linear map
+ * takes the pixels of a tile, and another the nine weights of a filter, to INxIN points each. There a convolution is one
+ * product of matrices [tiles, channels in] and [channels in, channels out] a point, and a third map takes the points
+ * back to OUTxOUT pixels: for tiles of 4x4 pixels 36 multiplications where the plain way has 144. The gradients are the
+ * same maps and products, transposed.
  *
  * Every thread takes a few images at a time all the way, so that what lies between stays in its cache.
  *
  * Images are [images, height, width, channels], channels a multiple of 8. Between the maps channels come in panels of
  * 16, the last one filled up with zeros:
- *   tiles   [36][panels of channels][tiles][16]
- *   filters [36][panels of the channels that come out][channels that go in, filled up][16]
+ *   tiles   [points][panels of channels][tiles][16]
+ *   filters [points][panels of the channels that come out][channels that go in, filled up][16]
  */
 
 #include <omp.h>
@@ -19,7 +20,26 @@
 #include <string.h>
 
 typedef float vec __attribute__((vector_size(32), aligned(4))); /* 8 channels */
-enum { LANES = 8, PANEL = 16, POINTS = 36, TILES = 48, ROWS = 6 };
+enum { IN = OUT + 2, LANES = 8, PANEL = 16, POINTS = IN * IN, TILES = 48, ROWS = 6 };
+
+/* The maps in one dimension, of the interpolation points 0, 1, -1, 2 and, for OUT = 4, -2; and infinity. That of the
+ * filters is in winograd.py. */
+#if OUT == 4
+static const float OF_INPUT[IN][IN] = {
+    {4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+    {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1},
+};
+static const float OF_OUTPUT[OUT][IN] = {
+    {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1},
+};
+#elif OUT == 3
+static const float OF_INPUT[IN][IN] = {
+    {2, -1, -2, 1, 0}, {0, -2, -1, 1, 0}, {0, 2, -3, 1, 0}, {0, -1, 0, 1, 0}, {0, 2, -1, -2, 1},
+};
+static const float OF_OUTPUT[OUT][IN] = {
+    {1, 1, 1, 1, 0}, {0, 1, -1, 2, 0}, {0, 1, 1, 4, 1},
+};
+#endif
 
 typedef struct {
     long height, width, channels; /* of an image */
@@ -32,65 +52,53 @@ typedef struct {
 static long filled(long channels) { return (channels + PANEL - 1) / PANEL * PANEL; }
 
 static Shape shape_of(long height, long width, long channels) {
-    Shape s = {.height = height, .width = width, .channels = channels, .across = (width + 3) / 4};
-    s.tiles = (height + 3) / 4 * s.across;
+    Shape s = {.height = height, .width = width, .channels = channels, .across = (width + OUT - 1) / OUT};
+    s.tiles = (height + OUT - 1) / OUT * s.across;
     s.images = (TILES + s.tiles - 1) / s.tiles;
     s.slots = (s.images * s.tiles + ROWS - 1) / ROWS * ROWS;
     s.stride = s.slots * filled(channels) + PANEL;
     return s;
 }
 
-/* The maps in one dimension: values lie `step` vectors apart in what is read, `to_step` in what is written. */
-
-static inline void map_input(const vec *d, int step, vec *v, int to_step) { /* 6 to 6 */
-    vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
-    vec even = d4 - 4 * d2, odd = d3 - 4 * d1, even2 = d4 - d2, odd2 = 2 * (d3 - d1);
-    v[0] = 4 * d0 - 5 * d2 + d4;
-    v[to_step] = even + odd;
-    v[2 * to_step] = even - odd;
-    v[3 * to_step] = even2 + odd2;
-    v[4 * to_step] = even2 - odd2;
-    v[5 * to_step] = 4 * d1 - 5 * d3 + d5;
+/* to [rows][rows] = matrix from [columns][columns] matrix': a map in both dimensions. An element of the matrix is at
+ * row * down + column * right, so that exchanging these and the lengths transposes it. All are constants to the compiler,
+ * which leaves out what is multiplied by 0. */
+static inline __attribute__((always_inline)) void map(const float *matrix, int down, int right, int rows, int columns,
+                                                      const vec *from, vec *to) {
+    vec half[IN * IN];
+#pragma GCC unroll 6
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 6
+        for (int c = 0; c < columns; c++) {
+            vec sum = {0};
+#pragma GCC unroll 6
+            for (int k = 0; k < columns; k++) {
+                float factor = matrix[row * down + k * right];
+                if (factor != 0) sum += factor * from[k * columns + c];
+            }
+            half[row * columns + c] = sum;
+        }
+#pragma GCC unroll 6
+    for (int row = 0; row < rows; row++)
+#pragma GCC unroll 6
+        for (int column = 0; column < rows; column++) {
+            vec sum = {0};
+#pragma GCC unroll 6
+            for (int k = 0; k < columns; k++) {
+                float factor = matrix[column * down + k * right];
+                if (factor != 0) sum += factor * half[row * columns + k];
+            }
+            to[row * rows + column] = sum;
+        }
 }
 
-static inline void map_input_transposed(const vec *v, int step, vec *d, int to_step) { /* 6 to 6 */
-    vec v0 = v[0], v1 = v[step], v2 = v[2 * step], v3 = v[3 * step], v4 = v[4 * step], v5 = v[5 * step];
-    vec sum = v1 + v2, difference = v1 - v2, sum2 = v3 + v4, difference2 = v3 - v4;
-    d[0] = 4 * v0;
-    d[to_step] = 4 * (v5 - difference) - 2 * difference2;
-    d[2 * to_step] = -5 * v0 - 4 * sum - sum2;
-    d[3 * to_step] = difference + 2 * difference2 - 5 * v5;
-    d[4 * to_step] = v0 + sum + sum2;
-    d[5 * to_step] = v5;
-}
-
-static inline void map_output(const vec *m, int step, vec *y, int to_step) { /* 6 to 4 */
-    vec sum = m[step] + m[2 * step], difference = m[step] - m[2 * step];
-    vec sum2 = m[3 * step] + m[4 * step], difference2 = m[3 * step] - m[4 * step];
-    y[0] = m[0] + sum + sum2;
-    y[to_step] = difference + 2 * difference2;
-    y[2 * to_step] = sum + 4 * sum2;
-    y[3 * to_step] = difference + 8 * difference2 + m[5 * step];
-}
-
-static inline void map_output_transposed(const vec *y, int step, vec *m, int to_step) { /* 4 to 6 */
-    vec even = y[0] + y[2 * step], odd = y[step] + y[3 * step];
-    vec even2 = y[0] + 4 * y[2 * step], odd2 = 2 * y[step] + 8 * y[3 * step];
-    m[0] = y[0];
-    m[to_step] = even + odd;
-    m[2 * to_step] = even - odd;
-    m[3 * to_step] = even2 + odd2;
-    m[4 * to_step] = even2 - odd2;
-    m[5 * to_step] = y[3 * step];
-}
-
-/* A tile of some images: the vector of channels from `channel` on, at all 36 points. */
+/* A tile of some images: the vector of channels from `channel` on, at the first point. */
 static float *at(const Shape *s, const float *tiles, long image, long tile, long channel) {
     return (float *)tiles + (channel / PANEL * s->slots + image * s->tiles + tile) * PANEL + channel % PANEL;
 }
 
 /* All tiles of `images` images, one vector of channels of one after the other: those of a panel together, since their
- * 36 points lie in as many lines of the cache. */
+ * points lie in as many lines of the cache. */
 #define FOR_EACH_TILE(s, images)                                                                                      \
     for (long image = 0; image < (images); image++)                                                                   \
         for (long panel = 0; panel < (s)->channels; panel += PANEL)                                                   \
@@ -107,15 +115,14 @@ static int inside(const Shape *s, long row, long column) {
 
 static void tiles_of_inputs(const Shape *s, const float *images, float *tiles, long num) {
     FOR_EACH_TILE(s, num) {
-        vec d[36], half[36], v[36];
-        long top = tile / s->across * 4 - 1, left = tile % s->across * 4 - 1;
-        for (int r = 0; r < 6; r++)
-            for (int c = 0; c < 6; c++)
-                d[6 * r + c] = inside(s, top + r, left + c)
+        vec d[IN * IN], v[POINTS];
+        long top = tile / s->across * OUT - 1, left = tile % s->across * OUT - 1;
+        for (int r = 0; r < IN; r++)
+            for (int c = 0; c < IN; c++)
+                d[IN * r + c] = inside(s, top + r, left + c)
                                    ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
                                    : (vec){0};
-        for (int c = 0; c < 6; c++) map_input(d + c, 6, half + c, 6);
-        for (int r = 0; r < 6; r++) map_input(half + 6 * r, 1, v + 6 * r, 1);
+        map(&OF_INPUT[0][0], IN, 1, IN, IN, d, v);
         float *to = at(s, tiles, image, tile, channel);
         for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = v[z];
     }
@@ -124,45 +131,42 @@ static void tiles_of_inputs(const Shape *s, const float *images, float *tiles, l
 static void gradients_of_inputs(const Shape *s, const float *tiles, float *gradients, long num) {
     memset(gradients, 0, sizeof(float) * num * s->height * s->width * s->channels);
     FOR_EACH_TILE(s, num) {
-        vec v[36], half[36], d[36];
-        long top = tile / s->across * 4 - 1, left = tile % s->across * 4 - 1;
+        vec v[POINTS], d[IN * IN];
+        long top = tile / s->across * OUT - 1, left = tile % s->across * OUT - 1;
         const float *from = at(s, tiles, image, tile, channel);
         for (int z = 0; z < POINTS; z++) v[z] = *(const vec *)(from + z * s->stride);
-        for (int c = 0; c < 6; c++) map_input_transposed(v + c, 6, half + c, 6);
-        for (int r = 0; r < 6; r++) map_input_transposed(half + 6 * r, 1, d + 6 * r, 1);
-        for (int r = 0; r < 6; r++)
-            for (int c = 0; c < 6; c++)
+        map(&OF_INPUT[0][0], 1, IN, IN, IN, v, d);
+        for (int r = 0; r < IN; r++)
+            for (int c = 0; c < IN; c++)
                 if (inside(s, top + r, left + c)) /* tiles overlap by two pixels */
-                    *(vec *)(pixel(s, gradients, image, top + r, left + c) + channel) += d[6 * r + c];
+                    *(vec *)(pixel(s, gradients, image, top + r, left + c) + channel) += d[IN * r + c];
     }
 }
 
 static void outputs_of_tiles(const Shape *s, const float *tiles, float *outputs, long num) {
     FOR_EACH_TILE(s, num) {
-        vec m[36], half[24], y[16];
-        long top = tile / s->across * 4, left = tile % s->across * 4;
+        vec m[POINTS], y[OUT * OUT];
+        long top = tile / s->across * OUT, left = tile % s->across * OUT;
         const float *from = at(s, tiles, image, tile, channel);
         for (int z = 0; z < POINTS; z++) m[z] = *(const vec *)(from + z * s->stride);
-        for (int c = 0; c < 6; c++) map_output(m + c, 6, half + c, 6);
-        for (int r = 0; r < 4; r++) map_output(half + 6 * r, 1, y + 4 * r, 1);
-        for (int r = 0; r < 4; r++)
-            for (int c = 0; c < 4; c++)
+        map(&OF_OUTPUT[0][0], IN, 1, OUT, IN, m, y);
+        for (int r = 0; r < OUT; r++)
+            for (int c = 0; c < OUT; c++)
                 if (inside(s, top + r, left + c))
-                    *(vec *)(pixel(s, outputs, image, top + r, left + c) + channel) = y[4 * r + c];
+                    *(vec *)(pixel(s, outputs, image, top + r, left + c) + channel) = y[OUT * r + c];
     }
 }
 
 static void tiles_of_gradients(const Shape *s, const float *gradients, float *tiles, long num) {
     FOR_EACH_TILE(s, num) {
-        vec y[16], half[24], m[36];
-        long top = tile / s->across * 4, left = tile % s->across * 4;
-        for (int r = 0; r < 4; r++)
-            for (int c = 0; c < 4; c++)
-                y[4 * r + c] = inside(s, top + r, left + c)
+        vec y[OUT * OUT], m[POINTS];
+        long top = tile / s->across * OUT, left = tile % s->across * OUT;
+        for (int r = 0; r < OUT; r++)
+            for (int c = 0; c < OUT; c++)
+                y[OUT * r + c] = inside(s, top + r, left + c)
                                    ? *(const vec *)(pixel(s, gradients, image, top + r, left + c) + channel)
                                    : (vec){0};
-        for (int c = 0; c < 4; c++) map_output_transposed(y + c, 4, half + c, 4);
-        for (int r = 0; r < 6; r++) map_output_transposed(half + 4 * r, 1, m + 6 * r, 1);
+        map(&OF_OUTPUT[0][0], 1, IN, IN, OUT, y, m);
         float *to = at(s, tiles, image, tile, channel);
         for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = m[z];
     }
@@ -252,7 +256,7 @@ void winograd_forward(const float *inputs, const float *filters, float *outputs,
     }
 }
 
-/* Gradients of the inputs, unless that is NULL, and of the filters at their 36 points, from those of the outputs;
+/* Gradients of the inputs, unless that is NULL, and of the filters at their points, from those of the outputs;
  * `transposed` are the filters with their channels in and out exchanged. */
 void winograd_backward(const float *inputs, const float *gradients, const float *transposed, float *of_inputs,
                        float *of_filters, long images, long height, long width, long num_in, long num_out) {

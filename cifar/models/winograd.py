@@ -1,8 +1,8 @@
-"""3×3 convolutions with a quarter of the multiplications: Winograd's method on a processor (Lavin and Gray 2016).
+"""3×3 convolutions with a quarter to two fifths of the multiplications: Winograd's method on a processor.
 
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", section 4: F(4×4, 3×3). The work is done by
-`winograd.c`, compiled here when it is first needed, in a second or two. The result is that of torch's convolution but
-for rounding, about five times as large as torch's own.
+Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4. The work is done by `winograd.c`,
+compiled here when it is first needed, in a second or two. The result is that of torch's convolution but for rounding,
+about five times as large as torch's own.
 """
 
 import ctypes
@@ -20,15 +20,19 @@ from torch.autograd.function import once_differentiable
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 LANES, PANEL = 8, 16  # as in the source
-# Takes the three weights of a filter's row to six points; the source has the maps of pixels that belong to it.
-FILTER_MAP = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
+# By the side of a tile: what takes the three weights of a filter's row to the tile's points. The source has the maps of
+# pixels that belong to it.
+FILTER_MAPS = {
+    3: ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1)),
+    4: (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
+}
 
 
 class Conv3x3(nn.Conv2d):
@@ -55,7 +59,7 @@ def use_winograd(model: nn.Module) -> str:
     Returns:
         a sentence where that cannot be, "" else.
     """
-    if library() is None:
+    if any(library(side) is None for side in FILTER_MAPS):
         return "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
     for module in model.modules():
         if isinstance(module, Conv3x3):
@@ -83,7 +87,8 @@ class WinogradConvolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(features, weight)
         outputs = channels_last(len(features), len(weight), *features.shape[2:])
-        filters = in_panels(at_points(weight).mT)
+        side = tile_side(*features.shape[2:])
+        filters = in_panels(at_points(weight, side=side).mT)
         call("winograd_forward", features, filters, outputs, shape=(features, weight))
         return outputs
 
@@ -94,30 +99,36 @@ class WinogradConvolution(torch.autograd.Function):
         num_out, num_in = weight.shape[:2]
         gradients = gradients.contiguous(memory_format=torch.channels_last)
         of_features = channels_last(*features.shape) if ctx.needs_input_grad[0] else None
-        of_filters = torch.empty(36, filled(num_out) // PANEL, filled(num_in), PANEL)
-        transposed = in_panels(at_points(weight))
+        side = tile_side(*features.shape[2:])
+        transposed = in_panels(at_points(weight, side=side))
+        of_filters = torch.empty(len(transposed), filled(num_out) // PANEL, filled(num_in), PANEL)
         call("winograd_backward", features, gradients, transposed, of_features, of_filters, shape=(features, weight))
-        of_filters = of_filters.transpose(1, 2).flatten(2)[:, :num_in, :num_out]  # [36, C, K]
-        of_weight = torch.einsum("pcw,pik->kicw", filter_map(), of_filters.reshape(36, num_in, num_out))
+        of_filters = of_filters.transpose(1, 2).flatten(2)[:, :num_in, :num_out]  # [P, C, K]
+        of_weight = torch.einsum("pyx,pik->kiyx", filter_map(side), of_filters)
         return of_features, of_weight
 
 
-def filter_map() -> Tensor:
-    """[36, 3, 3]: how much of each weight of a filter is in each of its 36 points."""
-    rows = torch.tensor(FILTER_MAP)
-    return torch.einsum("ac,bw->abcw", rows, rows).flatten(0, 1)
+def tile_side(height: int, width: int) -> int:
+    """3 or 4: the side of the tiles that need fewer multiplications for outputs of this size."""
+    return min(FILTER_MAPS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
 
 
-def at_points(weight: Tensor) -> Tensor:
-    """Filters [K, C, 3, 3] at their 36 points: [36, K, C]."""
-    return torch.einsum("pcw,kicw->pki", filter_map(), weight)
+def filter_map(side: int) -> Tensor:
+    """[P, 3, 3]: how much of each weight of a filter is in each of its P = (side + 2)² points."""
+    rows = torch.tensor(FILTER_MAPS[side])
+    return torch.einsum("ay,bx->abyx", rows, rows).flatten(0, 1)
+
+
+def at_points(weight: Tensor, *, side: int) -> Tensor:
+    """Filters [K, C, 3, 3] at their points: [P, K, C]."""
+    return torch.einsum("pyx,kiyx->pki", filter_map(side), weight)
 
 
 def in_panels(filters: Tensor) -> Tensor:
-    """[36, in, out] as `winograd.c` reads it: [36, panels of out, in filled up with zeros, 16]."""
-    _, num_in, num_out = filters.shape
+    """[P, in, out] as `winograd.c` reads it: [P, panels of out, in filled up with zeros, 16]."""
+    num_points, num_in, num_out = filters.shape
     whole = F.pad(filters, (0, filled(num_out) - num_out, 0, filled(num_in) - num_in))
-    return whole.view(36, filled(num_in), -1, PANEL).transpose(1, 2).contiguous()
+    return whole.view(num_points, filled(num_in), -1, PANEL).transpose(1, 2).contiguous()
 
 
 def filled(num_channels: int) -> int:
@@ -136,14 +147,14 @@ def call(name: str, *tensors: Tensor | None, shape: tuple[Tensor, Tensor]) -> No
     num_images, num_in, height, width = features.shape
     addresses = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
     lengths = [ctypes.c_long(length) for length in (num_images, height, width, num_in, len(weight))]
-    compiled = library()
+    compiled = library(tile_side(height, width))
     assert compiled is not None
     getattr(compiled, name)(*addresses, *lengths)
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """`winograd.c`, compiled for this processor; None where that fails, as without a compiler.
+def library(side: int) -> ctypes.CDLL | None:
+    """`winograd.c` for tiles of this side, compiled for this processor; None where that fails, as without a compiler.
 
     It is compiled anew by every process, since a kept one might be found by another kind of processor. It finds torch's
     OpenMP loaded and so shares its threads.
@@ -151,7 +162,7 @@ def library() -> ctypes.CDLL | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "winograd.so"
         try:
-            subprocess.run(["cc", *FLAGS, SOURCE, "-o", path], check=True, capture_output=True, timeout=120)
+            subprocess.run(["cc", *FLAGS, f"-DOUT={side}", SOURCE, "-o", path], check=True, capture_output=True, timeout=120)
             return ctypes.CDLL(str(path))
         except (OSError, subprocess.SubprocessError):
             return None

@@ -20,6 +20,8 @@ SHAPES = [  # images, channels in and out, height, width
     (100, 16, 16, 3, 3),  # several images a tile's worth, the last ones fewer
     (13, 32, 16, 7, 6),
     (3, 16, 24, 4, 9),
+    (33, 8, 8, 5, 3),
+    (9, 40, 16, 6, 9),
 ]
 
 
@@ -49,8 +51,14 @@ def test_outputs_and_gradients_are_those_of_double_precision(shape: tuple[int, .
         assert (ours - right).abs().max() < 2e-5 * right.abs().max()
 
 
-def test_the_same_bits_every_time() -> None:
-    drawn = draw(100, 64, 32, 7, 7)
+@pytest.mark.parametrize("size, side", [(1, 3), (3, 3), (4, 4), (6, 3), (7, 4), (9, 3), (12, 4), (15, 4), (32, 4)])
+def test_tiles_of_the_fewer_multiplications(size: int, side: int) -> None:
+    assert winograd.tile_side(size, size) == side
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_the_same_bits_every_time(size: int) -> None:
+    drawn = draw(100, 64, 32, size, size)
     first, second = (results(WinogradConvolution.apply, *drawn) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -140,6 +148,7 @@ def test_with_a_compiler_that_fails_torch_convolves(monkeypatch: pytest.MonkeyPa
     assert not conv.winograd
 
 
-def test_the_source_compiles_without_a_warning(tmp_path: Path) -> None:
-    flags = (*winograd.FLAGS, "-Wall", "-Wextra", "-Werror")
+@pytest.mark.parametrize("side", winograd.FILTER_MAPS)
+def test_the_source_compiles_without_a_warning(side: int, tmp_path: Path) -> None:
+    flags = (*winograd.FLAGS, f"-DOUT={side}", "-Wall", "-Wextra", "-Werror")
     subprocess.run(["cc", *flags, winograd.SOURCE, "-o", tmp_path / "winograd.so"], check=True)
