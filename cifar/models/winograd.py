@@ -161,8 +161,9 @@ def library(side: int) -> ctypes.CDLL | None:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "winograd.so"
+        command = ["cc", *FLAGS, f"-DOUT={side}", SOURCE, "-o", path]
         try:
-            subprocess.run(["cc", *FLAGS, f"-DOUT={side}", SOURCE, "-o", path], check=True, capture_output=True, timeout=120)
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
             return ctypes.CDLL(str(path))
         except (OSError, subprocess.SubprocessError):
             return None
