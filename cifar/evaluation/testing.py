@@ -18,6 +18,7 @@ from cifar.errors import InputError
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
 from cifar.evaluation.predict import VIEWS, chosen_views, predict
 from cifar.files import write_bytes, write_json
+from cifar.models.winograd import use_winograd
 from cifar.recipes import Recipe
 from cifar.runs import (
     EVALUATION,
@@ -85,6 +86,8 @@ def evaluate_run(
     if views not in VIEWS:
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
     model, held = load_network(folder), validation_images(recipe, dataset)
+    if recipe.winograd:
+        use_winograd(model)
     if split == "test":
         count_reading(folder, purpose=purpose)
         part = load(dataset, "test")

@@ -87,8 +87,7 @@ class WinogradConvolution(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(features, weight)
         outputs = channels_last(len(features), len(weight), *features.shape[2:])
-        side = tile_side(*features.shape[2:])
-        filters = in_panels(at_points(weight, side=side).mT)
+        filters = at_points(weight, side=tile_side(*features.shape[2:]))
         call("winograd_forward", features, filters, outputs, shape=(features, weight))
         return outputs
 
@@ -96,16 +95,16 @@ class WinogradConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor]:
         features, weight = ctx.saved_tensors
-        num_out, num_in = weight.shape[:2]
-        gradients = gradients.contiguous(memory_format=torch.channels_last)
-        of_features = channels_last(*features.shape) if ctx.needs_input_grad[0] else None
         side = tile_side(*features.shape[2:])
-        transposed = in_panels(at_points(weight, side=side))
-        of_filters = torch.empty(len(transposed), filled(num_out) // PANEL, filled(num_in), PANEL)
+        gradients = gradients.contiguous(memory_format=torch.channels_last)
+        transposed = at_points(weight.transpose(0, 1), side=side)  # [P, panels of C, K, 16]
+        of_features = channels_last(*features.shape) if ctx.needs_input_grad[0] else None
+        num_points, num_in, num_out = len(transposed), filled(weight.shape[1]), filled(len(weight))
+        of_filters = torch.empty(num_points, num_out // PANEL, num_in, PANEL)
         call("winograd_backward", features, gradients, transposed, of_features, of_filters, shape=(features, weight))
-        of_filters = of_filters.transpose(1, 2).flatten(2)[:, :num_in, :num_out]  # [P, C, K]
-        of_weight = torch.einsum("pyx,pik->kiyx", filter_map(side), of_filters)
-        return of_features, of_weight
+        of_weight = filter_map(side).T @ of_filters.flatten(1)  # [9, …]
+        of_weight = of_weight.view(9, -1, num_in, PANEL).transpose(2, 3).reshape(3, 3, num_out, num_in)
+        return of_features, of_weight.permute(2, 3, 0, 1)[: len(weight), : weight.shape[1]]
 
 
 def tile_side(height: int, width: int) -> int:
@@ -114,21 +113,17 @@ def tile_side(height: int, width: int) -> int:
 
 
 def filter_map(side: int) -> Tensor:
-    """[P, 3, 3]: how much of each weight of a filter is in each of its P = (side + 2)² points."""
+    """[P, 9]: how much of each weight of a filter is in each of its P = (side + 2)² points."""
     rows = torch.tensor(FILTER_MAPS[side])
-    return torch.einsum("ay,bx->abyx", rows, rows).flatten(0, 1)
+    return torch.kron(rows, rows)
 
 
 def at_points(weight: Tensor, *, side: int) -> Tensor:
-    """Filters [K, C, 3, 3] at their points: [P, K, C]."""
-    return torch.einsum("pyx,kiyx->pki", filter_map(side), weight)
-
-
-def in_panels(filters: Tensor) -> Tensor:
-    """[P, in, out] as `winograd.c` reads it: [P, panels of out, in filled up with zeros, 16]."""
-    num_points, num_in, num_out = filters.shape
-    whole = F.pad(filters, (0, filled(num_out) - num_out, 0, filled(num_in) - num_in))
-    return whole.view(num_points, filled(num_in), -1, PANEL).transpose(1, 2).contiguous()
+    """Filters [K, C, 3, 3] at their points as `winograd.c` reads them: [P, panels of K, C filled up with zeros, 16]."""
+    num_out, num_in = filled(len(weight)), filled(weight.shape[1])
+    whole = F.pad(weight, (0, 0, 0, 0, 0, num_in - weight.shape[1], 0, num_out - len(weight)))
+    panels = whole.permute(2, 3, 0, 1).reshape(9, -1, PANEL, num_in).transpose(2, 3)  # [9, panels, C, 16]
+    return (filter_map(side) @ panels.reshape(9, -1)).view(-1, num_out // PANEL, num_in, PANEL)
 
 
 def filled(num_channels: int) -> int:
@@ -161,7 +156,7 @@ def library(side: int) -> ctypes.CDLL | None:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "winograd.so"
-        command = ["cc", *FLAGS, f"-DOUT={side}", SOURCE, "-o", path]
+        command = ["cc", *FLAGS, f"-DOUT={side}", str(SOURCE), "-o", str(path)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             return ctypes.CDLL(str(path))
