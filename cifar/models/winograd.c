@@ -2,7 +2,7 @@
  * for Convolutional Neural Networks", section 4. Compile with -DOUT=4 or -DOUT=3.
  *
  * Images are cut into tiles of OUTxOUT output pixels, which need INxIN input pixels, IN = OUT + 2. A fixed linear map
- * takes the pixels of a tile, and another the nine weights of a filter, to INxIN points each. There a convolution is one
+ * takes the pixels of a tile, and another the nine weights of a filter, to INxIN points each. There a convolution is a
  * product of matrices [tiles, channels in] and [channels in, channels out] a point, and a third map takes the points
  * back to OUTxOUT pixels: for tiles of 4x4 pixels 36 multiplications where the plain way has 144. The gradients are the
  * same maps and products, transposed.
@@ -60,36 +60,41 @@ static Shape shape_of(long height, long width, long channels) {
     return s;
 }
 
-/* to [rows][rows] = matrix from [columns][columns] matrix': a map in both dimensions. An element of the matrix is at
- * row * down + column * right, so that exchanging these and the lengths transposes it. All are constants to the compiler,
- * which leaves out what is multiplied by 0. */
-static inline __attribute__((always_inline)) void map(const float *matrix, int down, int right, int rows, int columns,
-                                                      const vec *from, vec *to) {
+/* A matrix whose element is at row * down + column * right, so that exchanging those and its lengths transposes it. */
+typedef struct {
+    const float *elements;
+    int down, right, rows, columns;
+} Matrix;
+
+#define INPUT_MAP ((Matrix){&OF_INPUT[0][0], IN, 1, IN, IN})
+#define INPUT_MAP_TRANSPOSED ((Matrix){&OF_INPUT[0][0], 1, IN, IN, IN})
+#define OUTPUT_MAP ((Matrix){&OF_OUTPUT[0][0], IN, 1, OUT, IN})
+#define OUTPUT_MAP_TRANSPOSED ((Matrix){&OF_OUTPUT[0][0], 1, IN, IN, OUT})
+
+/* So that a Matrix is constants to the compiler, and what is multiplied by its zeros is left out. */
+#define INLINE static inline __attribute__((always_inline))
+
+/* to [width][rows] = (matrix from [columns][width])'. */
+INLINE void map_and_turn(Matrix m, const vec *from, vec *to, int width) {
+#pragma GCC unroll 6
+    for (int row = 0; row < m.rows; row++)
+#pragma GCC unroll 6
+        for (int c = 0; c < width; c++) {
+            vec sum = {0};
+#pragma GCC unroll 6
+            for (int k = 0; k < m.columns; k++) {
+                float factor = m.elements[row * m.down + k * m.right];
+                if (factor != 0) sum += factor * from[k * width + c];
+            }
+            to[c * m.rows + row] = sum;
+        }
+}
+
+/* to [rows][rows] = matrix from [columns][columns] matrix': twice turned is as it was. */
+INLINE void map(Matrix m, const vec *from, vec *to) {
     vec half[IN * IN];
-#pragma GCC unroll 6
-    for (int row = 0; row < rows; row++)
-#pragma GCC unroll 6
-        for (int c = 0; c < columns; c++) {
-            vec sum = {0};
-#pragma GCC unroll 6
-            for (int k = 0; k < columns; k++) {
-                float factor = matrix[row * down + k * right];
-                if (factor != 0) sum += factor * from[k * columns + c];
-            }
-            half[row * columns + c] = sum;
-        }
-#pragma GCC unroll 6
-    for (int row = 0; row < rows; row++)
-#pragma GCC unroll 6
-        for (int column = 0; column < rows; column++) {
-            vec sum = {0};
-#pragma GCC unroll 6
-            for (int k = 0; k < columns; k++) {
-                float factor = matrix[column * down + k * right];
-                if (factor != 0) sum += factor * half[row * columns + k];
-            }
-            to[row * rows + column] = sum;
-        }
+    map_and_turn(m, from, half, m.columns);
+    map_and_turn(m, half, to, m.rows);
 }
 
 /* A tile of some images: the vector of channels from `channel` on, at the first point. */
@@ -113,62 +118,40 @@ static int inside(const Shape *s, long row, long column) {
     return row >= 0 && row < s->height && column >= 0 && column < s->width;
 }
 
-static void tiles_of_inputs(const Shape *s, const float *images, float *tiles, long num) {
+/* The points of all tiles of some images. A tile has as many pixels a side as the map takes: IN, with the border of a
+ * pixel around the outputs that need them, or OUT. */
+INLINE void to_points(const Shape *s, Matrix m, const float *images, float *tiles, long num) {
+    const int side = m.columns, border = side == IN;
     FOR_EACH_TILE(s, num) {
-        vec d[IN * IN], v[POINTS];
-        long top = tile / s->across * OUT - 1, left = tile % s->across * OUT - 1;
-        for (int r = 0; r < IN; r++)
-            for (int c = 0; c < IN; c++)
-                d[IN * r + c] = inside(s, top + r, left + c)
-                                   ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
-                                   : (vec){0};
-        map(&OF_INPUT[0][0], IN, 1, IN, IN, d, v);
+        vec pixels[IN * IN], points[POINTS];
+        long top = tile / s->across * OUT - border, left = tile % s->across * OUT - border;
+        for (int r = 0; r < side; r++)
+            for (int c = 0; c < side; c++)
+                pixels[side * r + c] = inside(s, top + r, left + c)
+                                           ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
+                                           : (vec){0};
+        map(m, pixels, points);
         float *to = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = v[z];
+        for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = points[z];
     }
 }
 
-static void gradients_of_inputs(const Shape *s, const float *tiles, float *gradients, long num) {
-    memset(gradients, 0, sizeof(float) * num * s->height * s->width * s->channels);
+/* And back: tiles with a border overlap, and are added up. */
+INLINE void from_points(const Shape *s, Matrix m, const float *tiles, float *images, long num) {
+    const int side = m.rows, border = side == IN;
+    if (border) memset(images, 0, sizeof(float) * num * s->height * s->width * s->channels);
     FOR_EACH_TILE(s, num) {
-        vec v[POINTS], d[IN * IN];
-        long top = tile / s->across * OUT - 1, left = tile % s->across * OUT - 1;
+        vec points[POINTS], pixels[IN * IN];
+        long top = tile / s->across * OUT - border, left = tile % s->across * OUT - border;
         const float *from = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < POINTS; z++) v[z] = *(const vec *)(from + z * s->stride);
-        map(&OF_INPUT[0][0], 1, IN, IN, IN, v, d);
-        for (int r = 0; r < IN; r++)
-            for (int c = 0; c < IN; c++)
-                if (inside(s, top + r, left + c)) /* tiles overlap by two pixels */
-                    *(vec *)(pixel(s, gradients, image, top + r, left + c) + channel) += d[IN * r + c];
-    }
-}
-
-static void outputs_of_tiles(const Shape *s, const float *tiles, float *outputs, long num) {
-    FOR_EACH_TILE(s, num) {
-        vec m[POINTS], y[OUT * OUT];
-        long top = tile / s->across * OUT, left = tile % s->across * OUT;
-        const float *from = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < POINTS; z++) m[z] = *(const vec *)(from + z * s->stride);
-        map(&OF_OUTPUT[0][0], IN, 1, OUT, IN, m, y);
-        for (int r = 0; r < OUT; r++)
-            for (int c = 0; c < OUT; c++)
-                if (inside(s, top + r, left + c))
-                    *(vec *)(pixel(s, outputs, image, top + r, left + c) + channel) = y[OUT * r + c];
-    }
-}
-
-static void tiles_of_gradients(const Shape *s, const float *gradients, float *tiles, long num) {
-    FOR_EACH_TILE(s, num) {
-        vec y[OUT * OUT], m[POINTS];
-        long top = tile / s->across * OUT, left = tile % s->across * OUT;
-        for (int r = 0; r < OUT; r++)
-            for (int c = 0; c < OUT; c++)
-                y[OUT * r + c] = inside(s, top + r, left + c)
-                                   ? *(const vec *)(pixel(s, gradients, image, top + r, left + c) + channel)
-                                   : (vec){0};
-        map(&OF_OUTPUT[0][0], 1, IN, IN, OUT, y, m);
-        float *to = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = m[z];
+        for (int z = 0; z < POINTS; z++) points[z] = *(const vec *)(from + z * s->stride);
+        map(m, points, pixels);
+        for (int r = 0; r < side; r++)
+            for (int c = 0; c < side; c++)
+                if (inside(s, top + r, left + c)) {
+                    vec *to = (vec *)(pixel(s, images, image, top + r, left + c) + channel);
+                    *to = border ? *to + pixels[side * r + c] : pixels[side * r + c];
+                }
     }
 }
 
@@ -199,8 +182,7 @@ static void multiply(const float *in, const float *filters, float *out, long slo
 }
 
 /* sums [num, 16] += in' [num, tiles] out [tiles, 16], num at most ROWS channels of a panel. */
-static inline __attribute__((always_inline)) void add_products(const float *in, const float *out, float *sums,
-                                                               long slots, const int num) {
+INLINE void add_products(const float *in, const float *out, float *sums, long slots, const int num) {
     vec left[ROWS] = {0}, right[ROWS] = {0};
     for (long z = 0; z < slots; z++, in += PANEL, out += PANEL) {
         vec g0 = *(const vec *)out, g1 = *(const vec *)(out + LANES);
@@ -245,11 +227,11 @@ void winograd_forward(const float *inputs, const float *filters, float *outputs,
 #pragma omp for schedule(static)
         for (long i = 0; i < images; i += in.images) {
             long num = images - i < in.images ? images - i : in.images;
-            tiles_of_inputs(&in, inputs + i * pixels * num_in, before, num);
+            to_points(&in, INPUT_MAP, inputs + i * pixels * num_in, before, num);
             for (long z = 0; z < POINTS; z++)
                 multiply(before + z * in.stride, filters + z * size, after + z * out.stride, in.slots, filled(num_in),
                          filled(num_out));
-            outputs_of_tiles(&out, after, outputs + i * pixels * num_out, num);
+            from_points(&out, OUTPUT_MAP, after, outputs + i * pixels * num_out, num);
         }
         free(before);
         free(after);
@@ -275,15 +257,15 @@ void winograd_backward(const float *inputs, const float *gradients, const float 
                 memset(before, 0, sizeof(float) * POINTS * in.stride);
                 memset(after, 0, sizeof(float) * POINTS * out.stride);
             }
-            tiles_of_inputs(&in, inputs + i * pixels * num_in, before, num);
-            tiles_of_gradients(&out, gradients + i * pixels * num_out, after, num);
+            to_points(&in, INPUT_MAP, inputs + i * pixels * num_in, before, num);
+            to_points(&out, OUTPUT_MAP_TRANSPOSED, gradients + i * pixels * num_out, after, num);
             for (long z = 0; z < POINTS; z++) {
                 float *at_in = before + z * in.stride, *at_out = after + z * out.stride;
                 add_gradients(at_in, at_out, own + z * size, in.slots, filled(num_in), filled(num_out));
                 if (of_inputs)
                     multiply(at_out, transposed + z * size, at_in, in.slots, filled(num_out), filled(num_in));
             }
-            if (of_inputs) gradients_of_inputs(&in, before, of_inputs + i * pixels * num_in, num);
+            if (of_inputs) from_points(&in, INPUT_MAP_TRANSPOSED, before, of_inputs + i * pixels * num_in, num);
         }
         free(before);
         free(after);

@@ -86,9 +86,9 @@ class WinogradConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(features, weight)
-        outputs = channels_last(len(features), len(weight), *features.shape[2:])
-        filters = at_points(weight, side=tile_side(*features.shape[2:]))
-        call("winograd_forward", features, filters, outputs, shape=(features, weight))
+        side = tile_side(*features.shape[2:])
+        outputs = torch.empty(len(features), len(weight), *features.shape[2:], memory_format=torch.channels_last)
+        call("winograd_forward", features, at_points(weight, side=side), outputs, side=side, shape=(features, weight))
         return outputs
 
     @staticmethod
@@ -98,10 +98,11 @@ class WinogradConvolution(torch.autograd.Function):
         side = tile_side(*features.shape[2:])
         gradients = gradients.contiguous(memory_format=torch.channels_last)
         transposed = at_points(weight.transpose(0, 1), side=side)  # [P, panels of C, K, 16]
-        of_features = channels_last(*features.shape) if ctx.needs_input_grad[0] else None
+        of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         num_points, num_in, num_out = len(transposed), filled(weight.shape[1]), filled(len(weight))
         of_filters = torch.empty(num_points, num_out // PANEL, num_in, PANEL)
-        call("winograd_backward", features, gradients, transposed, of_features, of_filters, shape=(features, weight))
+        tensors = (features, gradients, transposed, of_features, of_filters)
+        call("winograd_backward", *tensors, side=side, shape=(features, weight))
         of_weight = filter_map(side).T @ of_filters.flatten(1)  # [9, …]
         of_weight = of_weight.view(9, -1, num_in, PANEL).transpose(2, 3).reshape(3, 3, num_out, num_in)
         return of_features, of_weight.permute(2, 3, 0, 1)[: len(weight), : weight.shape[1]]
@@ -131,18 +132,13 @@ def filled(num_channels: int) -> int:
     return -(-num_channels // PANEL) * PANEL
 
 
-def channels_last(num_images: int, num_channels: int, height: int, width: int) -> Tensor:
-    """An uninitialised [N, C, H, W] in channels-last memory."""
-    return torch.empty(num_images, height, width, num_channels).permute(0, 3, 1, 2)
-
-
-def call(name: str, *tensors: Tensor | None, shape: tuple[Tensor, Tensor]) -> None:
+def call(name: str, *tensors: Tensor | None, side: int, shape: tuple[Tensor, Tensor]) -> None:
     """Call a function of `winograd.c` with the addresses of tensors and the lengths of what they hold."""
     features, weight = shape
     num_images, num_in, height, width = features.shape
     addresses = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
     lengths = [ctypes.c_long(length) for length in (num_images, height, width, num_in, len(weight))]
-    compiled = library(tile_side(height, width))
+    compiled = library(side)
     assert compiled is not None
     getattr(compiled, name)(*addresses, *lengths)
 
