@@ -318,8 +318,8 @@ def speednet() -> Recipe:
 
     Brightness and contrast are jittered, and only images of which the network is unsure get all 6 views
     (hiverge/cifar10-speedrun has both). Chosen on validation (`docs/log.md`); then, like the reference, it trains on
-    all 50,000 images: in bf16 where the processor has it, else in fp32 by Winograd's method. 93.87 % test, one seed
-    in bf16, before the final runs, which are not on record yet (`docs/log.md`).
+    all 50,000 images: in bf16 where the processor has it, else in fp32 by Winograd's method. Its final runs are not
+    on record yet.
     """
     return dataclasses.replace(
         speednet_reference(), epochs=9, early_image_size=24, early_epochs=4, brightness=0.14, contrast=0.13,

@@ -86,7 +86,7 @@ def evaluate_run(
     if views not in VIEWS:
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
     model, held = load_network(folder), validation_images(recipe, dataset)
-    if recipe.winograd:
+    if recipe.winograd and device == "cpu":
         use_winograd(model)
     if split == "test":
         count_reading(folder, purpose=purpose)

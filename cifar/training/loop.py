@@ -30,7 +30,7 @@ from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_compile, keep_memory
+from cifar.machine import choose_compile, choose_precision, keep_memory
 from cifar.models import build_model, feed_early, prepare_model
 from cifar.models.frozen import freeze, trainable_end
 from cifar.models.winograd import use_winograd
@@ -106,7 +106,8 @@ def train(
     if resume:
         restore_state(state, folder)
     trained = trainable_end(state.model, recipe.train_blocks)
-    if recipe.winograd and (remark := use_winograd(trained)):
+    in_full = device == "cpu" and choose_precision(recipe.precision, device=device)[0] == "32-true"
+    if recipe.winograd and in_full and (remark := use_winograd(trained)):
         say(remark)
     if compiled:
         trained.compile()

@@ -120,6 +120,27 @@ def test_early_epochs_have_smaller_images(
     assert same_weights(tmp_path / "whole", tmp_path / "broken")
 
 
+@pytest.mark.parametrize(
+    "settings, bf16, used",
+    [
+        (["winograd=true"], False, True),
+        (["winograd=true"], True, True),
+        (["winograd=false"], False, False),
+        (["winograd=true", "precision=bf16"], False, True),  # which is then trained in fp32
+        (["winograd=true", "precision=bf16"], True, False),
+    ],
+)
+def test_nothing_is_compiled_that_a_training_cannot_use(
+    settings: list[str], bf16: bool, used: bool, few: tuple[Split, Split], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[torch.nn.Module] = []
+    monkeypatch.setattr("cifar.machine.has_bf16", lambda _: bf16)
+    monkeypatch.setattr(loop, "use_winograd", lambda model: asked.append(model) or "")
+    run(with_settings(PLAIN, ["epochs=1", *settings]), few, tmp_path / "run")
+    assert bool(asked) == used
+
+
 def test_windows_come_between_early_and_whole_epochs(
     few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
