@@ -1,14 +1,17 @@
-"""3×3 convolutions with a quarter to two fifths of the multiplications: Winograd's method on a processor.
+"""3×3 convolutions with a sixth to four ninths of the multiplications: Winograd's method on a processor.
 
 Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4. The work is done by `winograd.c`,
-compiled here when it is first needed, in a second or two. The result is that of torch's convolution but for rounding,
-about five times as large as torch's own.
+compiled here for a size of tiles when it is first needed, in a second. The larger the tiles, the fewer multiplications
+and the more rounding: the root mean square of the errors, of that of the values, is about 1e-6 for tiles of 4×4 pixels
+and 3e-5 for those of 8×8, where bf16 has 2e-3 and torch's fp32 3e-7.
 """
 
 import ctypes
 import functools
+import math
 import subprocess
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,18 @@ from torch.autograd.function import once_differentiable
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 LANES, PANEL = 8, 16  # as in the source
-# By the side of a tile: what takes the three weights of a filter's row to the tile's points. The source has the maps of
-# pixels that belong to it.
-FILTER_MAPS = {
-    3: ((1 / 2, 0, 0), (-1 / 2, -1 / 2, -1 / 2), (-1 / 6, 1 / 6, -1 / 6), (1 / 6, 1 / 3, 2 / 3), (0, 0, 1)),
-    4: (
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
+# By the side of a tile: the positive ones of its interpolation points, which are 0, these, their opposites and, for a
+# tile of even side, infinity. Of all sets of simple fractions tried, these round nearly least.
+POSITIVE_POINTS = {
+    2: ("1",),
+    3: ("3/4", "2"),
+    4: ("2/3", "3/2"),
+    5: ("1/2", "5/4", "3"),
+    6: ("1/2", "1", "2"),
+    7: ("1/2", "1", "3/2", "4"),
+    8: ("2/5", "3/4", "4/3", "5/2"),
 }
+Map = list[list[Fraction]]
 
 
 class Conv3x3(nn.Conv2d):
@@ -59,7 +61,7 @@ def use_winograd(model: nn.Module) -> str:
     Returns:
         a sentence where that cannot be, "" else.
     """
-    if any(library(side) is None for side in FILTER_MAPS):
+    if library(min(POSITIVE_POINTS)) is None:
         return "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
     for module in model.modules():
         if isinstance(module, Conv3x3):
@@ -109,14 +111,47 @@ class WinogradConvolution(torch.autograd.Function):
 
 
 def tile_side(height: int, width: int) -> int:
-    """3 or 4: the side of the tiles that need fewer multiplications for outputs of this size."""
-    return min(FILTER_MAPS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
+    """Of the tiles that there are, the side of those that need the fewest multiplications for outputs of this size."""
+    return min(POSITIVE_POINTS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
 
 
+@functools.cache
+def maps(side: int) -> tuple[Map, Map, Map]:
+    """How much of input pixels [P, P], weights [P, 3] and output pixels [P, side] is in P = side + 2 points, in a row.
+
+    The construction is Toom's and Cook's: values of polynomials at the points, and back through Lagrange's. Outputs
+    of pixels d and weights g are of_outputᵀ [(of_filter g) ⊙ (of_input d)].
+    """
+    points = [Fraction(0)]
+    points += [sign * Fraction(point) for point in POSITIVE_POINTS[side] for sign in (1, -1)]
+    at_infinity = side % 2 == 0
+    of_input, of_filter, of_output = [], [], []
+    for point in points:
+        others = [other for other in points if other != point]
+        of_input.append(coefficients(others, length=side + 2))
+        scale = math.prod(point - other for other in others)
+        of_filter.append([point**power / scale for power in range(3)])
+        of_output.append([point**power for power in range(side)])
+    if at_infinity:
+        of_input.append(coefficients(points, length=side + 2))
+        of_filter.append([Fraction(power == 2) for power in range(3)])
+        of_output.append([Fraction(power == side - 1) for power in range(side)])
+    return of_input, of_filter, of_output
+
+
+def coefficients(roots: list[Fraction], *, length: int) -> list[Fraction]:
+    """Of the polynomial with these roots, the constant first, filled up with zeros."""
+    found = [Fraction(1)]
+    for root in roots:
+        found = [lower - root * same for lower, same in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+    return found + [Fraction(0)] * (length - len(found))
+
+
+@functools.cache
 def filter_map(side: int) -> Tensor:
-    """[P, 9]: how much of each weight of a filter is in each of its P = (side + 2)² points."""
-    rows = torch.tensor(FILTER_MAPS[side])
-    return torch.kron(rows, rows)
+    """[P², 9]: how much of each weight of a filter is in each point of a tile."""
+    rows = torch.tensor([[float(value) for value in row] for row in maps(side)[1]], dtype=torch.float64)
+    return torch.kron(rows, rows).float()
 
 
 def at_points(weight: Tensor, *, side: int) -> Tensor:
@@ -152,9 +187,16 @@ def library(side: int) -> ctypes.CDLL | None:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "winograd.so"
-        command = ["cc", *FLAGS, f"-DOUT={side}", str(SOURCE), "-o", str(path)]
+        command = ["cc", *FLAGS, *definitions(side), str(SOURCE), "-o", str(path)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             return ctypes.CDLL(str(path))
         except (OSError, subprocess.SubprocessError):
             return None
+
+
+def definitions(side: int) -> list[str]:
+    """What `winograd.c` is compiled with: the side of the tiles, and the maps of pixels as lists in C."""
+    of_input, _, of_output = maps(side)
+    lists = [",".join(f"{float(value)!r}f" for row in found for value in row) for found in (of_input, of_output)]
+    return [f"-DOUT={side}", f"-DOF_INPUT={{{lists[0]}}}", f"-DOF_OUTPUT={{{lists[1]}}}"]
