@@ -20,7 +20,7 @@ from torch import Generator, nn
 
 from cifar.bench import textbook
 from cifar.data.augment import crop_and_flip, draw_flips, draw_offsets
-from cifar.data.batches import batches, draw_order, to_pixels
+from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import Split
 from cifar.errors import InputError
@@ -239,7 +239,7 @@ def peak_alternatives(scale: Scale) -> dict[str, Callable[[], float]]:
 
 def data_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
     """Crops and flips a second, and their share of a step of resnet20."""
-    images = cycle(load(dataset, "train"), scale.images)
+    images = to_device(cycle(load(dataset, "train"), scale.images), torch.device("cpu"))  # as they lie in training
     recipe = dataclasses.replace(recipe_for("resnet"), epochs=1, batch_size=scale.batch_size)
     generator = Generator().manual_seed(0)
 

@@ -33,10 +33,10 @@ def alternate_flips(first: Tensor, indices: Tensor, *, epoch: int) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str, size: int = 0) -> Tensor:
-    """Pad each side, cut a window, mirror it left to right: in one gather, without padding.
+    """Pad each side, cut a window, mirror it left to right.
 
     Args:
-        images: [N, 3, H, W], any dtype.
+        images: [N, C, H, W], any dtype; quickest in channels_last memory.
         offsets: int64 [N, 2], first row and column of the window in the padded image, 0 … H + 2·padding - size.
         flips: bool [N], mirrored after the crop.
         padding: pixels a side; at most H - 1 for reflect.
@@ -44,19 +44,31 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
         size: pixels a side of the window; 0 is the images' own size.
 
     Returns:
-        [N, 3, size, size] of the same dtype, in channels_last memory.
+        [N, C, size, size] of the same dtype, in channels_last memory.
     """
-    num_images, _, height, width = images.shape
-    down = torch.arange(size or height, device=images.device)
-    right = torch.arange(size or width, device=images.device).expand(num_images, -1)
-    right = torch.where(flips[:, None], right.flip(1), right)
-    rows = source_index(offsets[:, 0:1] - padding + down, size=height)  # [N, size]
-    columns = source_index(offsets[:, 1:2] - padding + right, size=width)
-    batch = torch.arange(num_images, device=images.device)[:, None, None]
-    cropped = images.permute(0, 2, 3, 1)[batch, rows.index[:, :, None], columns.index[:, None, :]]  # [N, size, size, 3]
+    num_images, num_channels, height, width = images.shape
+    size, padded = size or height, width + 2 * padding
+    # Every row of every image with its borders, as it is and mirrored; after them, a row of zeros.
+    rows = images.new_zeros(2 * num_images * height + 1, padded, num_channels)
+    both = rows[:-1].view(2, num_images, height, padded, num_channels)
+    pixels = images.permute(0, 2, 3, 1)
+    both[0, :, :, padding : padding + width] = pixels
+    both[1, :, :, padding : padding + width] = pixels.flip(2)
+    if mode == "reflect" and padding:
+        both[:, :, :, :padding] = both[:, :, :, padding + 1 : 2 * padding + 1].flip(3)
+        both[:, :, :, -padding:] = both[:, :, :, -2 * padding - 1 : -padding - 1].flip(3)
+
+    down = torch.arange(size, device=images.device)
+    source = source_index(offsets[:, 0:1] - padding + down, size=height)  # [N, size]
+    image = flips.long() * num_images + torch.arange(num_images, device=images.device)
+    row = image[:, None] * height + source.index
     if mode == "zero":
-        cropped *= (rows.inside[:, :, None] & columns.inside[:, None, :])[..., None]
-    return cropped.permute(0, 3, 1, 2)  # [N, 3, size, size]
+        row = torch.where(source.inside, row, len(rows) - 1)
+    column = torch.where(flips, padded - size - offsets[:, 1], offsets[:, 1])
+    # A window's row is so many pixels that follow one another: whole runs of bytes are copied, not pixel after pixel.
+    runs = rows.flatten().as_strided((len(rows) * padded - size + 1, size * num_channels), (num_channels, 1))
+    cropped = runs.index_select(0, (row * padded + column[:, None]).flatten())
+    return cropped.view(num_images, size, size, num_channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

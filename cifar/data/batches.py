@@ -14,8 +14,18 @@ def draw_order(num_images: int, *, generator: Generator) -> Tensor:
 
 
 def to_device(split: Split, device: torch.device) -> Split:
-    """The split on a device, as uint8: 154 MB for the 50,000."""
-    return Split(split.images.to(device), split.labels.to(device))
+    """The split on a device, as uint8 in channels_last memory: 154 MB for the 50,000."""
+    images = split.images.to(device)
+    if images.dim() == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return Split(images, split.labels.to(device))
+
+
+def take(images: Tensor, indices: Tensor) -> Tensor:
+    """images[indices], many times as quick on a processor: an image at a time, not an element."""
+    if images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last):
+        return images.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
+    return images.index_select(0, indices)
 
 
 def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -26,7 +36,7 @@ def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> 
     """
     for start in range(first * batch_size, len(order), batch_size):
         indices = order[start : start + batch_size].to(split.labels.device)
-        yield split.images[indices], split.labels[indices], indices
+        yield take(split.images, indices), split.labels[indices], indices
 
 
 def to_pixels(images: Tensor) -> Tensor:

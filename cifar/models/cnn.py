@@ -9,18 +9,19 @@ from cifar.models.layers import Normalise
 
 
 class CNN(nn.Module):
-    """Three 5×5 convolutions of 8, 16 and 32 channels, each followed by ReLU and a halving, then three linear layers.
+    """Three 5×5 convolutions of 8, 16 and 32 channels, each followed by a halving and ReLU, then three linear layers.
 
-    51,898 parameters; [N, 3, 32, 32] pixels in [0, 1] → [N, 10] logits.
+    The greatest of four values and ReLU give the same in either order; ReLU last has a quarter of the work. 51,898
+    parameters; [N, 3, 32, 32] pixels in [0, 1] → [N, 10] logits.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.normalise = Normalise()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=1, padding=2), nn.ReLU(), nn.MaxPool2d(2),  # [N, 8, 16, 16]
-            nn.Conv2d(8, 16, 5, stride=1, padding=2), nn.ReLU(), nn.MaxPool2d(2),  # [N, 16, 8, 8]
-            nn.Conv2d(16, 32, 5, stride=1, padding=2), nn.ReLU(), nn.MaxPool2d(2),  # [N, 32, 4, 4]
+            nn.Conv2d(3, 8, 5, stride=1, padding=2), nn.MaxPool2d(2), nn.ReLU(),  # [N, 8, 16, 16]
+            nn.Conv2d(8, 16, 5, stride=1, padding=2), nn.MaxPool2d(2), nn.ReLU(),  # [N, 16, 8, 8]
+            nn.Conv2d(16, 32, 5, stride=1, padding=2), nn.MaxPool2d(2), nn.ReLU(),  # [N, 32, 4, 4]
         )  # fmt: skip
         self.head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 

@@ -58,8 +58,27 @@ def test_cnn_is_the_one_of_the_scope() -> None:
     assert isinstance(layers[0], Normalise)
     expected: list[object] = []
     for num_in, num_out in ((3, 8), (8, 16), (16, 32)):
-        expected += [(num_in, num_out, (5, 5), (1, 1), (2, 2)), nn.ReLU, ("pool", 2, 2)]
+        expected += [(num_in, num_out, (5, 5), (1, 1), (2, 2)), ("pool", 2, 2), nn.ReLU]
     assert found == [*expected, (512, 64), nn.ReLU, (64, 32), nn.ReLU, (32, 10)]
+
+
+def test_cnn_gives_what_relu_before_the_halving_gives() -> None:
+    model = MODELS["cnn"]()
+    images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def in_order_of_the_scope(images: torch.Tensor) -> torch.Tensor:
+        features = model.normalise(images)
+        for conv in (0, 3, 6):
+            features = F.max_pool2d(F.relu(model.features[conv](features)), 2)
+        return model.head(features.flatten(1))
+
+    found = []
+    for forward in (model, in_order_of_the_scope):
+        model.zero_grad()
+        logits = forward(images)
+        logits.square().sum().backward()
+        found.append([logits, *(parameter.grad.clone() for parameter in model.parameters())])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("name, num_layers", [("resnet20", 20), ("resnet32", 32), ("resnet56", 56), ("resnet18", 18)])

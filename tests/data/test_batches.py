@@ -1,0 +1,38 @@
+"""Batches hold the images that their indices name, however the images lie in memory."""
+
+import pytest
+import torch
+
+from cifar.data.batches import batches, draw_order, take, to_device
+from cifar.data.split import Split
+
+IMAGES = torch.arange(25 * 3 * 4 * 4, dtype=torch.int16).view(25, 3, 4, 4)
+LABELS = torch.arange(25)
+
+
+@pytest.mark.parametrize("images", [IMAGES, IMAGES.to(memory_format=torch.channels_last), IMAGES.flatten(2)])
+def test_images_are_taken_as_indexing_takes_them(images: torch.Tensor) -> None:
+    indices = torch.tensor([3, 0, 24, 3])
+    assert torch.equal(take(images, indices), images[indices])
+    assert take(images, indices).stride() == images[:4].stride()  # in the same memory format
+
+
+def test_a_split_on_a_device_is_channels_last_and_the_same() -> None:
+    split = to_device(Split(IMAGES, LABELS), torch.device("cpu"))
+    assert torch.equal(split.images, IMAGES)
+    assert split.images.is_contiguous(memory_format=torch.channels_last)
+    activations = to_device(Split(IMAGES.flatten(2), LABELS), torch.device("cpu"))
+    assert torch.equal(activations.images, IMAGES.flatten(2))
+
+
+def test_an_epoch_sees_every_image_once_and_can_begin_in_the_middle() -> None:
+    split = to_device(Split(IMAGES, LABELS), torch.device("cpu"))
+    order = draw_order(25, generator=torch.Generator().manual_seed(0))
+    whole = list(batches(split, order, batch_size=10))
+    assert [len(labels) for _, labels, _ in whole] == [10, 10, 5]
+    assert sorted(torch.cat([labels for _, labels, _ in whole]).tolist()) == list(range(25))
+    for images, labels, indices in whole:
+        assert torch.equal(images, IMAGES[indices])
+        assert torch.equal(labels, indices)
+    rest = list(batches(split, order, batch_size=10, first=1))
+    assert [labels.tolist() for _, labels, _ in rest] == [labels.tolist() for _, labels, _ in whole[1:]]
