@@ -18,7 +18,7 @@ from cifar.errors import InputError
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
 from cifar.evaluation.predict import VIEWS, chosen_views, predict
 from cifar.files import write_bytes, write_json
-from cifar.models.winograd import use_winograd
+from cifar.models.compiled import use_compiled
 from cifar.recipes import Recipe
 from cifar.runs import (
     EVALUATION,
@@ -87,7 +87,7 @@ def evaluate_run(
         raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
     model, held = load_network(folder), validation_images(recipe, dataset)
     if recipe.winograd and device == "cpu":
-        use_winograd(model)
+        use_compiled(model)
     if split == "test":
         count_reading(folder, purpose=purpose)
         part = load(dataset, "test")

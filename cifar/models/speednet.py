@@ -6,12 +6,14 @@ images, which spares the first steps of training. What follows starts as near to
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.errors import InputError
+from cifar.models.halve_norm_gelu import halve_norm_gelu
 from cifar.models.layers import Normalise
 from cifar.models.winograd import Conv3x3
 
@@ -82,9 +84,15 @@ class Block(nn.Module):
             identity_conv(num_in, num_out), nn.MaxPool2d(2), unscaled_norm(num_out), ACTIVATIONS[activation](),
             identity_conv(num_out, num_out), unscaled_norm(num_out), ACTIVATIONS[activation](),
         )  # fmt: skip
+        self.in_c = False
 
     def forward(self, features: Tensor) -> Tensor:
-        halved: Tensor = self.layers(features)
+        layers: Any = self.layers
+        first, _, first_norm, activation, second, second_norm, _ = layers
+        if self.in_c and isinstance(activation, nn.GELU):
+            features = halve_norm_gelu(first(features), first_norm, halve=True)
+            return halve_norm_gelu(second(features), second_norm, halve=False)
+        halved: Tensor = layers(features)
         return halved  # [N, num_out, H // 2, W // 2]
 
 

@@ -120,8 +120,8 @@ static int inside(const Shape *s, long row, long column) {
     return row >= 0 && row < s->height && column >= 0 && column < s->width;
 }
 
-/* The points of all tiles of an image. A tile has as many pixels a side as the map takes: IN, with the border of a pixel
- * around the outputs that need them, or OUT. */
+/* The points of all tiles of an image. A tile has as many pixels a side as the map takes: IN, with the border of a
+ * pixel around the outputs that need them, or OUT. */
 INLINE void to_points(const Shape *s, const float *map, int side, const float *images, float *tiles, long image) {
     const int border = side == IN;
     FOR_EACH_TILE(s) {

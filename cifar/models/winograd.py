@@ -9,10 +9,7 @@ and 3e-5 for those of 8×8, where bf16 has 2e-3 and torch's fp32 3e-7.
 import ctypes
 import functools
 import math
-import subprocess
-import tempfile
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
-LANES, PANEL = 8, 16  # as in the source
+from cifar.models.compiled import LANES, call, fits, library
+
+PANEL = 16  # as in the source
 # By the side of a tile: the positive ones of its interpolation points, which are 0, these, their opposites and, for a
 # tile of even side, infinity. Of all sets of simple fractions tried, these round nearly least.
 POSITIVE_POINTS = {
@@ -38,7 +35,7 @@ Map = list[list[Fraction]]
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution with a border of zeros and without bias; by Winograd's method while `winograd` is set.
+    """A 3×3 convolution with a border of zeros and without bias; by Winograd's method while `in_c` is set.
 
     That holds for a stride of 1, in fp32 on a processor, channels in eights and channels-last memory; else torch
     convolves as ever, and so it does when the network is compiled or exported.
@@ -46,40 +43,13 @@ class Conv3x3(nn.Conv2d):
 
     def __init__(self, num_in: int, num_out: int, *, stride: int = 1) -> None:
         super().__init__(num_in, num_out, 3, stride=stride, padding=1, bias=False)
-        self.winograd = False
+        self.in_c = False
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.winograd and self.stride == (1, 1) and fits(features, self.weight):
+        if self.in_c and self.stride == (1, 1) and fits(features) and len(self.weight) % LANES == 0:
             result: Tensor = WinogradConvolution.apply(features, self.weight)  # type: ignore[no-untyped-call]
             return result
         return super().forward(features)
-
-
-def use_winograd(model: nn.Module) -> str:
-    """Have the 3×3 convolutions of a network computed by Winograd's method where it fits.
-
-    Returns:
-        a sentence where that cannot be, "" else.
-    """
-    if library(min(POSITIVE_POINTS)) is None:
-        return "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
-    for module in model.modules():
-        if isinstance(module, Conv3x3):
-            module.winograd = True
-    return ""
-
-
-def fits(features: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution is one that `winograd.c` computes."""
-    return (
-        not torch.compiler.is_compiling()
-        and features.device.type == weight.device.type == "cpu"
-        and features.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and features.shape[1] % LANES == weight.shape[0] % LANES == 0
-        and features.is_contiguous(memory_format=torch.channels_last)
-        and len(features) > 0
-    )
 
 
 class WinogradConvolution(torch.autograd.Function):
@@ -90,7 +60,8 @@ class WinogradConvolution(torch.autograd.Function):
         ctx.save_for_backward(features, weight)
         side = tile_side(*features.shape[2:])
         outputs = torch.empty(len(features), len(weight), *features.shape[2:], memory_format=torch.channels_last)
-        call("winograd_forward", features, at_points(weight, side=side), outputs, side=side, shape=(features, weight))
+        tensors = (features, at_points(weight, side=side), outputs)
+        call(compiled(side), "winograd_forward", *tensors, lengths=lengths(features, weight))
         return outputs
 
     @staticmethod
@@ -104,7 +75,7 @@ class WinogradConvolution(torch.autograd.Function):
         num_points, num_in, num_out = len(transposed), filled(weight.shape[1]), filled(len(weight))
         of_filters = torch.empty(num_points, num_out // PANEL, num_in, PANEL)
         tensors = (features, gradients, transposed, of_features, of_filters)
-        call("winograd_backward", *tensors, side=side, shape=(features, weight))
+        call(compiled(side), "winograd_backward", *tensors, lengths=lengths(features, weight))
         of_weight = filter_map(side).T @ of_filters.flatten(1)  # [9, …]
         of_weight = of_weight.view(9, -1, num_in, PANEL).transpose(2, 3).reshape(3, 3, num_out, num_in)
         return of_features, of_weight.permute(2, 3, 0, 1)[: len(weight), : weight.shape[1]]
@@ -167,36 +138,20 @@ def filled(num_channels: int) -> int:
     return -(-num_channels // PANEL) * PANEL
 
 
-def call(name: str, *tensors: Tensor | None, side: int, shape: tuple[Tensor, Tensor]) -> None:
-    """Call a function of `winograd.c` with the addresses of tensors and the lengths of what they hold."""
-    features, weight = shape
+def lengths(features: Tensor, weight: Tensor) -> tuple[int, ...]:
+    """Images, height, width, channels in and out: what the functions of `winograd.c` end with."""
     num_images, num_in, height, width = features.shape
-    addresses = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-    lengths = [ctypes.c_long(length) for length in (num_images, height, width, num_in, len(weight))]
-    compiled = library(side)
-    assert compiled is not None
-    getattr(compiled, name)(*addresses, *lengths)
+    return num_images, height, width, num_in, len(weight)
+
+
+def compiled(side: int) -> ctypes.CDLL | None:
+    """`winograd.c` for tiles of this side."""
+    return library("winograd.c", *definitions(side))
 
 
 @functools.cache
-def library(side: int) -> ctypes.CDLL | None:
-    """`winograd.c` for tiles of this side, compiled for this processor; None where that fails, as without a compiler.
-
-    It is compiled anew by every process, since a kept one might be found by another kind of processor. It finds torch's
-    OpenMP loaded and so shares its threads.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "winograd.so"
-        command = ["cc", *FLAGS, *definitions(side), str(SOURCE), "-o", str(path)]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-            return ctypes.CDLL(str(path))
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-
-def definitions(side: int) -> list[str]:
+def definitions(side: int) -> tuple[str, ...]:
     """What `winograd.c` is compiled with: the side of the tiles, and the maps of pixels as lists in C."""
     of_input, _, of_output = maps(side)
     lists = [",".join(f"{float(value)!r}f" for row in found for value in row) for found in (of_input, of_output)]
-    return [f"-DOUT={side}", f"-DOF_INPUT={{{lists[0]}}}", f"-DOF_OUTPUT={{{lists[1]}}}"]
+    return f"-DOUT={side}", f"-DOF_INPUT={{{lists[0]}}}", f"-DOF_OUTPUT={{{lists[1]}}}"

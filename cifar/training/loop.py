@@ -32,8 +32,8 @@ from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile, choose_precision, keep_memory
 from cifar.models import build_model, feed_early, prepare_model
+from cifar.models.compiled import use_compiled
 from cifar.models.frozen import freeze, trainable_end
-from cifar.models.winograd import use_winograd
 from cifar.recipes import Recipe
 from cifar.runs import save_weights, write_metrics
 from cifar.training.loggers import Logger
@@ -107,7 +107,7 @@ def train(
         restore_state(state, folder)
     trained = trainable_end(state.model, recipe.train_blocks)
     in_full = device == "cpu" and choose_precision(recipe.precision, device=device)[0] == "32-true"
-    if recipe.winograd and in_full and (remark := use_winograd(trained)):
+    if recipe.winograd and in_full and (remark := use_compiled(trained)):
         say(remark)
     if compiled:
         trained.compile()

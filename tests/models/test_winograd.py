@@ -1,9 +1,7 @@
 """Winograd's convolution against torch's in double precision, and where it does not apply."""
 
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.models import winograd
+from cifar.models.compiled import use_compiled
 from cifar.models.speednet import speednet
-from cifar.models.winograd import Conv3x3, WinogradConvolution, use_winograd
+from cifar.models.winograd import Conv3x3, WinogradConvolution
 
 SHAPES = [  # images, channels in and out, height, width
     (1, 8, 8, 1, 1),
@@ -98,7 +97,7 @@ def test_features_that_need_no_gradient_get_none() -> None:
 @pytest.fixture
 def conv() -> Conv3x3:
     made = Conv3x3(16, 24).to(memory_format=torch.channels_last)
-    assert use_winograd(made) == ""
+    assert use_compiled(made) == ""
     return made
 
 
@@ -111,9 +110,9 @@ def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
     features = draw(20, 16, 24, 12, 12)[0]
     assert not torch.equal(conv(features), as_torch(conv, features))
     torch.testing.assert_close(conv(features), as_torch(conv, features), rtol=1e-4, atol=1e-4)
-    conv.winograd = False
+    conv.in_c = False
     assert torch.equal(conv(features), as_torch(conv, features))
-    conv.winograd = True
+    conv.in_c = True
     rows = features.contiguous()  # not channels-last
     assert torch.equal(conv(rows), as_torch(conv, rows))
     with torch.autocast("cpu", torch.bfloat16):
@@ -122,10 +121,10 @@ def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
     double = conv.double()
     assert torch.equal(double(features.double()), as_torch(double, features.double()))
     halving = Conv3x3(16, 24, stride=2).to(memory_format=torch.channels_last)
-    halving.winograd = True
+    halving.in_c = True
     assert torch.equal(halving(features), F.conv2d(features, halving.weight, stride=2, padding=1))
     colours = Conv3x3(3, 16).to(memory_format=torch.channels_last)
-    colours.winograd = True
+    colours.in_c = True
     assert torch.equal(colours(features[:, :3]), as_torch(colours, features[:, :3]))
 
 
@@ -140,38 +139,9 @@ def test_all_convolutions_of_a_network_are_switched() -> None:
     model = speednet(widths=(8, 16, 16)).to(memory_format=torch.channels_last).eval()
     images = torch.rand(10, 3, 32, 32).to(memory_format=torch.channels_last)
     before = model(images)
-    use_winograd(model)
-    switched = [module.winograd for module in model.modules() if isinstance(module, nn.Conv2d)]
+    use_compiled(model)
+    switched = [module.in_c for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert switched == [True] * 6
     after = model(images)
     assert not torch.equal(before, after)
     torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture
-def anew() -> Iterator[None]:
-    winograd.library.cache_clear()
-    yield
-    winograd.library.cache_clear()
-
-
-@pytest.mark.usefixtures("anew")
-def test_without_a_compiler_torch_convolves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    conv = Conv3x3(16, 16)
-    assert use_winograd(conv) == "There is no C compiler (cc) here: 3×3 convolutions take about twice as long."
-    assert not conv.winograd
-
-
-@pytest.mark.usefixtures("anew")
-def test_with_a_compiler_that_fails_torch_convolves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "FLAGS", ("-no-such-flag",))
-    conv = Conv3x3(16, 16)
-    assert use_winograd(conv) != ""
-    assert not conv.winograd
-
-
-@pytest.mark.parametrize("side", winograd.POSITIVE_POINTS)
-def test_the_source_compiles_without_a_warning(side: int, tmp_path: Path) -> None:
-    flags = (*winograd.FLAGS, *winograd.definitions(side), "-Wall", "-Wextra", "-Werror")
-    subprocess.run(["cc", *flags, winograd.SOURCE, "-o", tmp_path / "winograd.so"], check=True)

@@ -136,7 +136,7 @@ def test_nothing_is_compiled_that_a_training_cannot_use(
 ) -> None:  # fmt: skip
     asked: list[torch.nn.Module] = []
     monkeypatch.setattr("cifar.machine.has_bf16", lambda _: bf16)
-    monkeypatch.setattr(loop, "use_winograd", lambda model: asked.append(model) or "")
+    monkeypatch.setattr(loop, "use_compiled", lambda model: asked.append(model) or "")
     run(with_settings(PLAIN, ["epochs=1", *settings]), few, tmp_path / "run")
     assert bool(asked) == used
 
