@@ -4,7 +4,8 @@
 
 Runs every recipe with seeds 0, 1, …, spread over one sitting, and leaves in the folder recipe.json, metrics.csv and
 summary.json of each, runs.json (seconds of the whole process) and table.json (means over seeds, and the ratio to
-speednet-reference). A run that is in runs.json is not run again: after a stop the same command goes on.
+speednet-reference). A run that is in runs.json is not run again: after a stop the same command goes on. Should that be
+on another machine, accuracies count wherever they were reached, times only beside the reference.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def main() -> None:
             rows.append(run(recipe, seed, flags, record=arguments.folder))
             write_json(record, rows)
             print(f"{recipe} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
+    rows = [row | {"machine": machine_of(arguments.folder, row)} for row in rows]
     whole = table(rows, main=arguments.recipes[0][0]) | where(arguments.folder, rows)
     write_json(arguments.folder / "table.json", whole)
 
@@ -83,46 +85,61 @@ def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[s
     }
 
 
+def machine_of(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run ran on, by what makes times alike: not the memory, which differs by a few bytes from boot to boot."""
+    machine = json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())["machine"]
+    return {key: machine[key] for key in ("processor", "instructions", "cores", "gpus", "system")}
+
+
 def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
-    """The figures of every recipe, those of the main one beside the reference's at the top; times are means."""
+    """The figures of every recipe, those of the main one beside the reference's at the top.
+
+    Args:
+        rows: of runs, each with its "machine". Times are means over the runs on the machine of the reference (of the
+            main recipe's first run, if there is no reference), accuracies over all.
+        main: the recipe whose figures stand at the top.
+    """
     names = sorted({row["recipe"] for row in rows})
-    recipes = {name: figures([row for row in rows if row["recipe"] == name]) for name in names}
+    ours = next(row["machine"] for name in (REFERENCE, main) for row in rows if row["recipe"] == name)
+    recipes = {name: figures([row for row in rows if row["recipe"] == name], machine=ours) for name in names}
     reference = recipes.get(REFERENCE)
     for one in recipes.values():
-        one["ratio"] = one["seconds"] / reference["seconds"] if reference else None
+        one["ratio"] = one["seconds"] / reference["seconds"] if reference and one["timed"] else None
     return recipes[main] | {
         "recipe": main,
         "reference_accuracy": reference["mean_accuracy"] if reference else None,
         "reference_seconds": reference["seconds"] if reference else None,
         "reference_seeds": reference["seeds"] if reference else None,
         "recipes": recipes,
+        "machine": ours,
     }
 
 
 def where(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The machine and the versions of the runs, and every recipe's command; of the first run of each."""
-    summaries = {
-        row["recipe"]: json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())
-        for row in reversed(rows)
-    }
-    first = summaries[rows[0]["recipe"]]
-    commands = {name: f"cifar train -m {name}" for name in summaries}
-    return {"machine": first["machine"], "versions": first["versions"], "commands": commands}
+    """The versions of the first run, and every recipe's command."""
+    first = json.loads((folder / f"{rows[0]['recipe']}-{rows[0]['seed']}" / "summary.json").read_text())
+    commands = {row["recipe"]: f"cifar train -m {row['recipe']}" for row in rows}
+    return {"versions": first["versions"], "commands": commands}
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95 % interval of the mean over seeds; None where there is one seed."""
+def figures(rows: Sequence[Mapping[str, Any]], *, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean, standard deviation and Student's 95 % interval of the mean over seeds; None where there is one seed.
+
+    Times are of the runs on that machine, None where there is none.
+    """
     accuracies = [row["test_accuracy"] for row in rows]
     mean, std, interval = mean_interval(accuracies) if len(rows) > 1 else (accuracies[0], None, None)
+    seconds = [row["seconds"] for row in rows if row["machine"] == machine]
     return {
         "mean_accuracy": mean,
         "std": std,
         "interval": list(interval) if interval else None,
         "seeds": len(rows),
         "accuracies": accuracies,
-        "seconds": sum(row["seconds"] for row in rows) / len(rows),
-        "lowest_seconds": min(row["seconds"] for row in rows),
-        "highest_seconds": max(row["seconds"] for row in rows),
+        "timed": len(seconds),
+        "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "lowest_seconds": min(seconds, default=None),
+        "highest_seconds": max(seconds, default=None),
     }
 
 

@@ -1,6 +1,7 @@
 """Write the README's tables from what results/* hold: `python scripts/results_table.py`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def speed_table(results: Path) -> str:
     if not path.exists():
         return "The final runs are not on record yet.\n"
     found = json.loads(path.read_text())
-    ordered = sorted(found["recipes"].items(), key=lambda item: item[1]["seconds"])
+    ordered = sorted(found["recipes"].items(), key=lambda item: item[1]["seconds"] or math.inf)
     rows = (row_of_speed(name, figures, found["commands"][name]) for name, figures in ordered)
     packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
     return SPEED_HEAD + "".join(rows) + f"\nOn {hardware(found['machine'])}; {packages}.\n"
@@ -101,14 +102,15 @@ def speed_table(results: Path) -> str:
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
     """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time."""
     interval = figures["interval"]
+    timed = "" if figures["timed"] == figures["seeds"] else f" ({figures['timed']} runs)"
     cells = (
         name,
         f"{figures['mean_accuracy']:.2%}",
         f"{100 * figures['std']:.2f}" if interval else "",
         f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "one seed",
         str(figures["seeds"]),
-        f"{figures['seconds'] / 60:.1f} min",
-        f"{figures['ratio']:.2f}",
+        f"{figures['seconds'] / 60:.1f} min" + timed if figures["timed"] else "",
+        f"{figures['ratio']:.2f}" if figures["timed"] else "",
         f"`{command}`",
     )
     return f"| {' | '.join(cells)} |\n"

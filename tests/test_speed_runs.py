@@ -11,6 +11,7 @@ from scipy.stats import ttest_1samp
 from scripts_by_path import ROOT, load_script
 
 speed_runs = load_script("benchmarks/speed_runs.py")
+HERE, THERE = {"processor": "one"}, {"processor": "another"}
 
 
 def test_few_seeds_are_spread_over_the_sitting() -> None:
@@ -22,10 +23,10 @@ def test_few_seeds_are_spread_over_the_sitting() -> None:
 def test_the_table_against_scipy() -> None:
     accuracies, seconds = [0.94, 0.942, 0.939], [100.0, 110.0, 120.0]
     rows = [
-        {"recipe": "speednet", "seed": seed, "test_accuracy": accuracy, "seconds": time}
+        {"recipe": "speednet", "seed": seed, "test_accuracy": accuracy, "seconds": time, "machine": HERE}
         for seed, (accuracy, time) in enumerate(zip(accuracies, seconds, strict=True))
     ]
-    rows.append({"recipe": "speednet-reference", "seed": 0, "test_accuracy": 0.941, "seconds": 220.0})
+    rows.append({"recipe": "speednet-reference", "seed": 0, "test_accuracy": 0.941, "seconds": 220.0, "machine": HERE})
     found = speed_runs.table(rows, main="speednet")
     ends = ttest_1samp(accuracies, 0).confidence_interval(0.95)
     assert found["mean_accuracy"] == pytest.approx(statistics.fmean(accuracies))
@@ -36,6 +37,18 @@ def test_the_table_against_scipy() -> None:
     assert (reference["ratio"], reference["std"], reference["interval"]) == (1, None, None)
     alone = speed_runs.table(rows[:3], main="speednet")
     assert (alone["ratio"], alone["reference_accuracy"]) == (None, None)
+
+
+def test_accuracies_count_wherever_they_were_reached_times_only_beside_the_reference() -> None:
+    runs = [("speednet", 0.94, 300.0, THERE), ("speednet", 0.95, 100.0, HERE), ("speednet", 0.93, 120.0, HERE),
+            ("speednet-quick", 0.91, 60.0, THERE), ("speednet-reference", 0.94, 200.0, HERE)]  # fmt: skip
+    names = ("recipe", "test_accuracy", "seconds", "machine")
+    found = speed_runs.table([dict(zip(names, run, strict=True)) for run in runs], main="speednet")
+    assert (found["machine"], found["seeds"], found["timed"]) == (HERE, 3, 2)
+    assert found["mean_accuracy"] == pytest.approx(0.94)
+    assert (found["seconds"], found["ratio"]) == (110, 0.55)
+    quick = found["recipes"]["speednet-quick"]
+    assert (quick["mean_accuracy"], quick["timed"], quick["seconds"], quick["ratio"]) == (0.91, 0, None, None)
 
 
 def test_a_run_is_timed_kept_and_not_repeated(tmp_path: Path) -> None:
