@@ -68,6 +68,17 @@ def keep_memory() -> None:
     library.mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never made smaller
 
 
+def flush_denormals() -> None:
+    """Count numbers too small for the usual form as 0: they slow trained convolutions 20 to 50 times (pytorch#19651).
+
+    Torch's threads have the mode that the thread which starts them has at that moment: call this before torch computes
+    anything, else it holds in the calling thread alone.
+    """
+    import torch
+
+    torch.set_flush_denormal(True)
+
+
 def describe_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     versions = {"python": platform.python_version()}

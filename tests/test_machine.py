@@ -1,4 +1,5 @@
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -114,3 +115,21 @@ def test_freed_memory_is_kept() -> None:
     *handed_back, first, second = map(int, done.stdout.split())
     assert min(*handed_back, first) > 16  # a page at least of every 4 MB, however large pages are here
     assert second < 16
+
+
+def test_denormals_are_flushed_in_every_thread_of_a_training(tmp_path: Path) -> None:
+    (tmp_path / "looking.py").write_text(
+        "import torch\n"
+        "class Looking(torch.nn.Linear):\n"
+        "    def forward(self, images):\n"
+        "        assert torch.get_num_threads() == 2\n"
+        "        assert (torch.full((1_000_000,), 1e-40) * 1).count_nonzero() == 0\n"
+        "        return super().forward(images.flatten(1))\n"
+        "def network():\n"
+        "    return Looking(3072, 10)\n"
+    )
+    command = f"{sys.executable} -m cifar train -m looking:network -e 1 --data sample -d cpu -s run"
+    path = f"{tmp_path}:{Path(__file__).parent.parent}"
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": path}
+    done = subprocess.run(command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import typer
 from cifar import show
 from cifar.cli.app import INTERRUPTED, Data, Device, app, data_of, open_data, run_app
 from cifar.errors import InputError, WorldError
-from cifar.machine import choose_device, choose_precision
+from cifar.machine import choose_device, choose_precision, flush_denormals
 from cifar.recipes import (
     AUGMENTS,
     RECIPES,
@@ -182,6 +182,7 @@ def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
     from cifar.models import build_model
     from cifar.runs import new_folder
 
+    flush_denormals()  # here, since the data and the network are torch's first work
     if not job.resume:
         build_model(job.recipe)  # now, so that a wrong name or weights that cannot be had leave nothing behind
         new_folder(job.folder, overwrite=overwrite)

@@ -30,7 +30,7 @@ from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_compile, choose_precision, keep_memory
+from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory
 from cifar.models import build_model, feed_early, prepare_model
 from cifar.models.compiled import use_compiled
 from cifar.models.frozen import freeze, trainable_end
@@ -100,7 +100,7 @@ def train(
     for remark in filter(None, (precision_remark, compile_remark)):
         say(remark)
     keep_memory()
-    torch.set_flush_denormal(True)  # denormals slow trained convolutions 20 to 50 times (pytorch#19651)
+    flush_denormals()
     torch.manual_seed(recipe.seed)  # weights and dropout: the one place of hidden randomness
     state = new_state(recipe, training, fabric=fabric)
     if resume:
