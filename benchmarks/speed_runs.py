@@ -44,7 +44,7 @@ def main() -> None:
             rows.append(run(recipe, seed, flags, record=arguments.folder))
             write_json(record, rows)
             print(f"{recipe} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
-    rows = [row | {"machine": machine_of(arguments.folder, row)} for row in rows]
+    rows = [row | {"machine": machine_of(summary_of(arguments.folder, row))} for row in rows]
     whole = table(rows, main=arguments.recipes[0][0]) | where(arguments.folder, rows)
     write_json(arguments.folder / "table.json", whole)
 
@@ -85,10 +85,15 @@ def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[s
     }
 
 
-def machine_of(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary that was kept of a run."""
+    summary: dict[str, Any] = json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())
+    return summary
+
+
+def machine_of(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What a run ran on, by what makes times alike: not the memory, which differs by a few bytes from boot to boot."""
-    machine = json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())["machine"]
-    return {key: machine[key] for key in ("processor", "instructions", "cores", "gpus", "system")}
+    return {key: summary["machine"][key] for key in ("processor", "instructions", "cores", "gpus", "system")}
 
 
 def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
@@ -112,14 +117,18 @@ def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
         "reference_seeds": reference["seeds"] if reference else None,
         "recipes": recipes,
         "machine": ours,
+        "elsewhere": [
+            {key: row[key] for key in ("recipe", "seed", "seconds", "machine")}
+            for row in rows
+            if row["machine"] != ours
+        ],
     }
 
 
 def where(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The versions of the first run, and every recipe's command."""
-    first = json.loads((folder / f"{rows[0]['recipe']}-{rows[0]['seed']}" / "summary.json").read_text())
     commands = {row["recipe"]: f"cifar train -m {row['recipe']}" for row in rows}
-    return {"versions": first["versions"], "commands": commands}
+    return {"versions": summary_of(folder, rows[0])["versions"], "commands": commands}
 
 
 def figures(rows: Sequence[Mapping[str, Any]], *, machine: Mapping[str, Any]) -> dict[str, Any]:

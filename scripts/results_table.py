@@ -96,7 +96,13 @@ def speed_table(results: Path) -> str:
     ordered = sorted(found["recipes"].items(), key=lambda item: item[1]["seconds"] or math.inf)
     rows = (row_of_speed(name, figures, found["commands"][name]) for name, figures in ordered)
     packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
-    return SPEED_HEAD + "".join(rows) + f"\nOn {hardware(found['machine'])}; {packages}.\n"
+    notes = [f"On {hardware(found['machine'])}; {packages}."]
+    notes += [
+        f"{run['recipe']}, seed {run['seed']}, on {hardware(run['machine'])}, no reference beside it: "
+        f"{run['seconds'] / 60:.1f} min."
+        for run in found["elsewhere"]
+    ]
+    return SPEED_HEAD + "".join(rows) + "\n" + "\n".join(notes) + "\n"
 
 
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:

@@ -43,10 +43,15 @@ def test_accuracies_count_wherever_they_were_reached_times_only_beside_the_refer
     runs = [("speednet", 0.94, 300.0, THERE), ("speednet", 0.95, 100.0, HERE), ("speednet", 0.93, 120.0, HERE),
             ("speednet-quick", 0.91, 60.0, THERE), ("speednet-reference", 0.94, 200.0, HERE)]  # fmt: skip
     names = ("recipe", "test_accuracy", "seconds", "machine")
-    found = speed_runs.table([dict(zip(names, run, strict=True)) for run in runs], main="speednet")
+    rows = [dict(zip(names, run, strict=True)) | {"seed": seed} for seed, run in enumerate(runs)]
+    found = speed_runs.table(rows, main="speednet")
     assert (found["machine"], found["seeds"], found["timed"]) == (HERE, 3, 2)
     assert found["mean_accuracy"] == pytest.approx(0.94)
     assert (found["seconds"], found["ratio"]) == (110, 0.55)
+    assert [(one["recipe"], one["seconds"]) for one in found["elsewhere"]] == [
+        ("speednet", 300),
+        ("speednet-quick", 60),
+    ]
     quick = found["recipes"]["speednet-quick"]
     assert (quick["mean_accuracy"], quick["timed"], quick["seconds"], quick["ratio"]) == (0.91, 0, None, None)
 
