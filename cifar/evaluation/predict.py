@@ -53,11 +53,12 @@ def predict(
     assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    first, *others = VIEWS[views]
+
     def look(pixels: Tensor, view: tuple[bool, int, int]) -> Tensor:
         return model(view_pixels(pixels, view)).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def score(pixels: Tensor) -> Tensor:
-        first, *others = VIEWS[views]
         probs = look(pixels, first)
         unsure = probs.amax(dim=1) < below if below < 1 else slice(None)  # the whole batch, without a copy
         seen = pixels[unsure]
@@ -65,6 +66,8 @@ def predict(
             probs[unsure] = torch.stack([probs[unsure], *(look(seen, view) for view in others)]).mean(dim=0)
         return probs
 
+    if not batch_size and others and below < 1:
+        batch_size = 500  # the unsure ones of it are a batch that is worth its while
     return score_batches(model, images, score=score, batch_size=batch_size, progress=progress)
 
 

@@ -12,7 +12,7 @@ typedef int32_t ints __attribute__((vector_size(32)));
 typedef uint8_t bytes __attribute__((vector_size(8), aligned(1)));
 enum { LANES = 8 };
 
-#define EACH_IMAGE _Pragma("omp parallel for schedule(static)") for (long image = 0; image < images; image++)
+#define EACH_IMAGE _Pragma("omp parallel for schedule(dynamic, 4)") for (long image = 0; image < images; image++)
 #define EACH_VECTOR for (long c = 0; c < channels; c += LANES)
 #define AT(features, place) (*(vec *)((features) + (place)))
 

@@ -1,5 +1,5 @@
 /* 3x3 convolutions of images by Winograd's method, F(OUT x OUT, 3x3): Lavin and Gray 2016, "Fast Algorithms for
- * Convolutional Neural Networks", section 4. Compiled by winograd.py, with OUT and the two maps OF_INPUT and OF_OUTPUT.
+ * Convolutional Neural Networks", section 4. Compiled by winograd.py, with OUT and the maps OF_INPUT, OF_FILTER and OF_OUTPUT.
  *
  * Images are cut into tiles of OUTxOUT output pixels, which need INxIN input pixels, IN = OUT + 2. A fixed linear map
  * takes the pixels of a tile, and another the nine weights of a filter, to INxIN points each. There a convolution is a
@@ -24,10 +24,10 @@ typedef float vec __attribute__((vector_size(32), aligned(4))); /* 8 channels */
 enum { IN = OUT + 2, LANES = 8, PANEL = 16, POINTS = IN * IN, ROWS = 6 };
 enum { BYTES = 8000000 }; /* of a cache of 32 MB: 4 to 16 MB were tried */
 
-/* In one dimension: how much of a pixel is in a point, [point][pixel]. The points are 0, pairs of opposite ones and, if
+/* In one dimension: how much of a pixel, or a weight, is in a point, [point][pixel]. The points are 0, pairs of opposite ones and, if
  * IN is even, infinity. What the two of a pair have of a pixel is the same but for the sign, which differs for every
  * other pixel. */
-static const float INPUT_MAP[IN * IN] = OF_INPUT, OUTPUT_MAP[IN * OUT] = OF_OUTPUT;
+static const float INPUT_MAP[IN * IN] = OF_INPUT, FILTER_MAP[IN * 3] = OF_FILTER, OUTPUT_MAP[IN * OUT] = OF_OUTPUT;
 
 typedef struct {
     long height, width, channels; /* of an image */
@@ -46,13 +46,13 @@ static Shape shape_of(long height, long width, long channels, long images) {
     return s;
 }
 
-/* How many images to take at a time, so that their points fill BYTES. */
+/* How many images to take at a time, so that their points fill about BYTES and no thread waits for the last image. */
 static long images_at_a_time(long height, long width, long channels, long images) {
-    long tiles = ((height + OUT - 1) / OUT) * ((width + OUT - 1) / OUT);
+    long tiles = ((height + OUT - 1) / OUT) * ((width + OUT - 1) / OUT), threads = omp_get_max_threads();
     long most = BYTES / (sizeof(float) * POINTS * channels * tiles);
     if (most < 1) most = 1;
-    long parts = (images + most - 1) / most;
-    return (images + parts - 1) / parts;
+    long parts = (images + most - 1) / most, together = (images + parts - 1) / parts;
+    return (together + threads - 1) / threads * threads;
 }
 
 /* So that a map is constants to the compiler, and what is multiplied by its zeros is left out. */
@@ -216,10 +216,52 @@ static void add_gradients(const float *in, const float *out, float *sums, long t
         }
 }
 
-static float *zeros(long num) {
-    float *made = aligned_alloc(64, sizeof(float) * num);
-    memset(made, 0, sizeof(float) * num);
-    return made;
+/* Not cleared: what is neither a tile nor a channel stays by itself, and is left out in the end. */
+static float *room(long num) { return aligned_alloc(64, sizeof(float) * num); }
+
+/* Filters of channels out to their points. A weight of channel `out` from channel `in` is at out * by_out + in * by_in +
+ * k * by_weight, k < 9. */
+void filters_to_points(const float *weights, float *filters, long num_in, long num_out, long by_out, long by_in,
+                       long by_weight) {
+    const long panels = filled(num_out) / PANEL, rows = panels * filled(num_in);
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++) {
+        long first = row / filled(num_in) * PANEL, in = row % filled(num_in);
+        float some[9][PANEL] = {{0}};
+        if (in < num_in)
+            for (int k = 0; k < 9; k++)
+                for (long out = first; out < first + PANEL && out < num_out; out++)
+                    some[k][out - first] = weights[out * by_out + in * by_in + k * by_weight];
+        for (int lane = 0; lane < PANEL; lane += LANES) {
+            vec plain[9], half[3 * IN], points[POINTS];
+            for (int k = 0; k < 9; k++) plain[k] = *(vec *)&some[k][lane];
+            map_and_turn(FILTER_MAP, 3, plain, half, 3);
+            map_and_turn(FILTER_MAP, 3, half, points, IN);
+            for (int z = 0; z < POINTS; z++) *(vec *)(filters + (z * rows + row) * PANEL + lane) = points[z];
+        }
+    }
+}
+
+/* And back: the gradients of weights from those of filters at their points. */
+void filters_from_points(const float *filters, float *weights, long num_in, long num_out, long by_out, long by_in,
+                         long by_weight) {
+    const long panels = filled(num_out) / PANEL, rows = panels * filled(num_in);
+#pragma omp parallel for schedule(static)
+    for (long row = 0; row < rows; row++) {
+        long first = row / filled(num_in) * PANEL, in = row % filled(num_in);
+        if (in >= num_in) continue;
+        float some[9][PANEL];
+        for (int lane = 0; lane < PANEL; lane += LANES) {
+            vec plain[9], half[3 * IN], points[POINTS];
+            for (int z = 0; z < POINTS; z++) points[z] = *(const vec *)(filters + (z * rows + row) * PANEL + lane);
+            map_back_and_turn(FILTER_MAP, 3, points, half, IN);
+            map_back_and_turn(FILTER_MAP, 3, half, plain, 3);
+            for (int k = 0; k < 9; k++) *(vec *)&some[k][lane] = plain[k];
+        }
+        for (int k = 0; k < 9; k++)
+            for (long out = first; out < first + PANEL && out < num_out; out++)
+                weights[out * by_out + in * by_in + k * by_weight] = some[k][out - first];
+    }
 }
 
 /* outputs [images, height, width, num_out] of inputs [images, height, width, num_in]. */
@@ -228,7 +270,7 @@ void winograd_forward(const float *inputs, const float *filters, float *outputs,
     long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
     Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
     long size = filled(num_in) * filled(num_out), pixels = height * width;
-    float *before = zeros(POINTS * in.stride), *after = zeros(POINTS * out.stride);
+    float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
 #pragma omp parallel
     for (long i = 0; i < images; i += together) {
         long num = images - i < together ? images - i : together;
@@ -251,7 +293,7 @@ void winograd_backward(const float *inputs, const float *gradients, const float 
     long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
     Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
     long size = filled(num_in) * filled(num_out), pixels = height * width;
-    float *before = zeros(POINTS * in.stride), *after = zeros(POINTS * out.stride);
+    float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
     memset(of_filters, 0, sizeof(float) * POINTS * size);
 #pragma omp parallel
     for (long i = 0; i < images; i += together) {

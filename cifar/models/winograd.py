@@ -13,7 +13,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -72,13 +71,12 @@ class WinogradConvolution(torch.autograd.Function):
         gradients = gradients.contiguous(memory_format=torch.channels_last)
         transposed = at_points(weight.transpose(0, 1), side=side)  # [P, panels of C, K, 16]
         of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
-        num_points, num_in, num_out = len(transposed), filled(weight.shape[1]), filled(len(weight))
-        of_filters = torch.empty(num_points, num_out // PANEL, num_in, PANEL)
+        of_filters = torch.empty(filters_shape(weight, side=side))
         tensors = (features, gradients, transposed, of_features, of_filters)
         call(compiled(side), "winograd_backward", *tensors, lengths=lengths(features, weight))
-        of_weight = filter_map(side).T @ of_filters.flatten(1)  # [9, …]
-        of_weight = of_weight.view(9, -1, num_in, PANEL).transpose(2, 3).reshape(3, 3, num_out, num_in)
-        return of_features, of_weight.permute(2, 3, 0, 1)[: len(weight), : weight.shape[1]]
+        of_weight = torch.empty_like(weight)
+        call(compiled(side), "filters_from_points", of_filters, of_weight, lengths=places(of_weight))
+        return of_features, of_weight
 
 
 def tile_side(height: int, width: int) -> int:
@@ -118,24 +116,26 @@ def coefficients(roots: list[Fraction], *, length: int) -> list[Fraction]:
     return found + [Fraction(0)] * (length - len(found))
 
 
-@functools.cache
-def filter_map(side: int) -> Tensor:
-    """[P², 9]: how much of each weight of a filter is in each point of a tile."""
-    rows = torch.tensor([[float(value) for value in row] for row in maps(side)[1]], dtype=torch.float64)
-    return torch.kron(rows, rows).float()
-
-
 def at_points(weight: Tensor, *, side: int) -> Tensor:
-    """Filters [K, C, 3, 3] at their points as `winograd.c` reads them: [P, panels of K, C filled up with zeros, 16]."""
-    num_out, num_in = filled(len(weight)), filled(weight.shape[1])
-    whole = F.pad(weight, (0, 0, 0, 0, 0, num_in - weight.shape[1], 0, num_out - len(weight)))
-    panels = whole.permute(2, 3, 0, 1).reshape(9, -1, PANEL, num_in).transpose(2, 3)  # [9, panels, C, 16]
-    return (filter_map(side) @ panels.reshape(9, -1)).view(-1, num_out // PANEL, num_in, PANEL)
+    """Filters [K, C, 3, 3], in whatever order in memory, at their points: of `filters_shape`."""
+    filters = torch.empty(filters_shape(weight, side=side))
+    call(compiled(side), "filters_to_points", weight, filters, lengths=places(weight))
+    return filters
 
 
-def filled(num_channels: int) -> int:
-    """Channels with those that fill up the last panel."""
-    return -(-num_channels // PANEL) * PANEL
+def filters_shape(weight: Tensor, *, side: int) -> tuple[int, ...]:
+    """As `winograd.c` reads filters [K, C, 3, 3]: [P, panels of K, C filled up, 16]."""
+    num_out, num_in = (-(-num_channels // PANEL) * PANEL for num_channels in weight.shape[:2])
+    return (side + 2) ** 2, num_out // PANEL, num_in, PANEL
+
+
+def places(weight: Tensor) -> tuple[int, ...]:
+    """Channels in and out, and how far apart in memory two channels out, two in and two weights of a filter are."""
+    num_out, num_in = weight.shape[:2]
+    by_out, by_in, by_row, by_weight = weight.stride()
+    assert weight.dtype == torch.float32, f"float32 is expected, {weight.dtype} given"
+    assert by_row == 3 * by_weight, f"the weights of a filter must be evenly apart: strides {weight.stride()}"
+    return num_in, num_out, by_out, by_in, by_weight
 
 
 def lengths(features: Tensor, weight: Tensor) -> tuple[int, ...]:
@@ -151,7 +151,7 @@ def compiled(side: int) -> ctypes.CDLL | None:
 
 @functools.cache
 def definitions(side: int) -> tuple[str, ...]:
-    """What `winograd.c` is compiled with: the side of the tiles, and the maps of pixels as lists in C."""
-    of_input, _, of_output = maps(side)
-    lists = [",".join(f"{float(value)!r}f" for row in found for value in row) for found in (of_input, of_output)]
-    return f"-DOUT={side}", f"-DOF_INPUT={{{lists[0]}}}", f"-DOF_OUTPUT={{{lists[1]}}}"
+    """What `winograd.c` is compiled with: the side of the tiles, and the maps as lists in C."""
+    lists = [",".join(f"{float(value)!r}f" for row in found for value in row) for found in maps(side)]
+    names = ("OF_INPUT", "OF_FILTER", "OF_OUTPUT")
+    return f"-DOUT={side}", *(f"-D{name}={{{values}}}" for name, values in zip(names, lists, strict=True))

@@ -15,7 +15,7 @@ from cifar.errors import InputError
 from cifar.models import build_model
 from cifar.recipes import recipe_for, with_settings
 from cifar.training.loop import train
-from cifar.training.muon import Muon, orthogonalise
+from cifar.training.muon import Muon, iterate, iterate_squares, orthogonalise
 from cifar.training.optimisers import build_optimiser
 
 
@@ -41,6 +41,17 @@ def test_each_matrix_is_on_its_own() -> None:
     for matrix, result in zip(matrices, together, strict=True):
         torch.testing.assert_close(orthogonalise(matrix[None], steps=5)[0], result)
     torch.testing.assert_close(orthogonalise(torch.zeros(1, 3, 3), steps=5), torch.zeros(1, 3, 3))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_squares_alone_give_the_same_iteration(steps: int) -> None:
+    """Singular values from 1 to 1e-5, of which the squares are lost in fp32, against the iteration in double."""
+    left, _, right = torch.linalg.svd(draw(3, 32, 96), full_matrices=False)
+    x = left @ torch.diag_embed(torch.logspace(0, -5, 32).expand(3, -1)) @ right
+    exact = iterate(x.double(), steps=steps)
+    torch.testing.assert_close(iterate_squares(x.double(), steps=steps), exact)
+    for way in (iterate, iterate_squares):
+        assert (way(x, steps=steps) - exact).norm() < 1e-3 * exact.norm()
 
 
 def test_steps_equal_those_of_torch() -> None:
