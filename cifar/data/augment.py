@@ -4,8 +4,6 @@ Randomness is drawn outside (`draw_*`, from an explicit CPU generator, so that e
 applied inside (`crop_and_flip`, `mix_*`, pure functions). Both ends of every probability are exact.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Generator, Tensor
 
@@ -25,20 +23,19 @@ def alternate_flips(first: Tensor, indices: Tensor, *, epoch: int) -> Tensor:
 
     Args:
         first: bool [N], those that are mirrored in epoch 0 and every other one after it.
-        indices: int64 [B], the batch.
+        indices: int64 [B], the batch; on the CPU as well.
         epoch: from 0.
     """
-    chosen = first.to(indices.device)[indices]
-    return ~chosen if epoch % 2 else chosen
+    return ~first[indices] if epoch % 2 else first[indices]
 
 
 def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str, size: int = 0) -> Tensor:
     """Pad each side, cut a window, mirror it left to right.
 
     Args:
-        images: [N, C, H, W], any dtype; quickest in channels_last memory.
+        images: [N, C, H, W], any dtype, on any device; quickest in channels_last memory.
         offsets: int64 [N, 2], first row and column of the window in the padded image, 0 … H + 2·padding - size.
-        flips: bool [N], mirrored after the crop.
+        flips: bool [N], mirrored after the crop. Both are on the CPU, where they were drawn.
         padding: pixels a side; at most H - 1 for reflect.
         mode: "zero" (black) or "reflect" (mirrored about the border pixel, as in torch's pad).
         size: pixels a side of the window; 0 is the images' own size.
@@ -47,42 +44,28 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
         [N, C, size, size] of the same dtype, in channels_last memory.
     """
     num_images, num_channels, height, width = images.shape
-    size, padded = size or height, width + 2 * padding
-    # Every row of every image with its borders, as it is and mirrored; after them, a row of zeros.
-    rows = images.new_zeros(2 * num_images * height + 1, padded, num_channels)
-    both = rows[:-1].view(2, num_images, height, padded, num_channels)
-    pixels = images.permute(0, 2, 3, 1)
-    both[0, :, :, padding : padding + width] = pixels
-    both[1, :, :, padding : padding + width] = pixels.flip(2)
-    if mode == "reflect" and padding:
-        both[:, :, :, :padding] = both[:, :, :, padding + 1 : 2 * padding + 1].flip(3)
-        both[:, :, :, -padding:] = both[:, :, :, -2 * padding - 1 : -padding - 1].flip(3)
+    size, tall, wide = size or height, height + 2 * padding, width + 2 * padding
+    # Images with their borders: first those that stay as they are, then the others, mirrored.
+    kept, mirrored = (~flips).nonzero().flatten(), flips.nonzero().flatten()
+    order = torch.cat([kept, mirrored])
+    pixels = images.permute(0, 2, 3, 1).index_select(0, order.to(images.device))
+    padded = images.new_zeros(num_images, tall, wide, num_channels)
+    inner = padded[:, padding : padding + height, padding : padding + width]
+    inner[: len(kept)] = pixels[: len(kept)]
+    inner[len(kept) :] = pixels[len(kept) :].flip(2)
+    if mode == "reflect":
+        for axis, length in ((2, wide), (1, tall)):
+            for border, within in ((0, padding + 1), (length - padding, length - 2 * padding - 1)):
+                padded.narrow(axis, border, padding).copy_(padded.narrow(axis, within, padding).flip(axis))
 
-    down = torch.arange(size, device=images.device)
-    source = source_index(offsets[:, 0:1] - padding + down, size=height)  # [N, size]
-    image = flips.long() * num_images + torch.arange(num_images, device=images.device)
-    row = image[:, None] * height + source.index
-    if mode == "zero":
-        row = torch.where(source.inside, row, len(rows) - 1)
-    column = torch.where(flips, padded - size - offsets[:, 1], offsets[:, 1])
     # A window's row is so many pixels that follow one another: whole runs of bytes are copied, not pixel after pixel.
-    runs = rows.flatten().as_strided((len(rows) * padded - size + 1, size * num_channels), (num_channels, 1))
-    cropped = runs.index_select(0, (row * padded + column[:, None]).flatten())
+    column = torch.where(flips, wide - size - offsets[:, 1], offsets[:, 1])
+    first = (order.argsort() * tall + offsets[:, 0]) * wide + column  # int64 [N]: the place of a window's first pixel
+    places = first.to(images.device)[:, None] + wide * torch.arange(size, device=images.device)  # [N, size]
+    num_runs = num_images * tall * wide - size + 1
+    runs = padded.flatten().as_strided((num_runs, size * num_channels), (num_channels, 1))
+    cropped = runs.index_select(0, places.flatten())
     return cropped.view(num_images, size, size, num_channels).permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class SourceIndex:
-    """Positions in an unpadded axis (int64, reflected into range), and whether they lay inside before (bool)."""
-
-    index: Tensor
-    inside: Tensor
-
-
-def source_index(positions: Tensor, *, size: int) -> SourceIndex:
-    """Map positions from -(size - 1) to 2·size - 2 into 0 … size - 1 by reflection about the border pixels."""
-    last = size - 1
-    return SourceIndex(last - (last - positions.abs()).abs(), (positions >= 0) & (positions <= last))
 
 
 def draw_jitter(num_images: int, *, most: float, generator: Generator) -> Tensor:

@@ -32,11 +32,13 @@ def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> 
     """Batches of a split in this order, from batch number `first` on; the last may be smaller.
 
     Yields:
-        images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B].
+        images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B], on
+        the CPU.
     """
     for start in range(first * batch_size, len(order), batch_size):
-        indices = order[start : start + batch_size].to(split.labels.device)
-        yield take(split.images, indices), split.labels[indices], indices
+        indices = order[start : start + batch_size]
+        there = indices.to(split.labels.device)
+        yield take(split.images, there), split.labels[there], indices
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ def augment(
 
     Args:
         images: uint8 [N, 3, 32, 32]; labels: int64 [N].
-        flips: bool [N], which to mirror; drawn where they are not given.
+        flips: bool [N], which to mirror, on the CPU; drawn where they are not given.
         window: side of the windows that are cut out of the images, without padding; 0 is whole images, padded.
 
     Returns:
@@ -236,10 +236,9 @@ def augment(
     padding = 0 if window else recipe.crop_padding
     if padding or window or recipe.flip:
         most = images.shape[-1] + 2 * padding - (window or images.shape[-1])
-        offsets = draw_offsets(num_images, most=most, generator=generator).to(device)
+        offsets = draw_offsets(num_images, most=most, generator=generator)
         if flips is None:
             flips = draw_flips(num_images, probability=recipe.flip, generator=generator)
-        flips = flips.to(device)
         images = crop_and_flip(images, offsets, flips, padding=padding, mode=recipe.crop_mode, size=window)
     pixels = to_pixels(images)
     if recipe.brightness or recipe.contrast:
