@@ -77,7 +77,7 @@ class Recipe:
         precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
         compile: no, auto (on a GPU) or yes: whether torch.compile fuses the network's operations for training.
         winograd: whether our own networks' 3×3 convolutions are computed by Winograd's method in fp32 on a processor,
-            and speednet's halving, normalisation and GELU as one.
+            and speednet's normalisation and GELU as one.
         seed: of weights, order and augmentation.
         split_seed: of the cut of the 50,000 into training and validation, or into folds.
         validation_fraction: share of the 50,000 held out; 0 trains on all of them and keeps the last weights.

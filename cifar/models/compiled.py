@@ -25,7 +25,7 @@ def use_compiled(model: nn.Module) -> str:
         a sentence where that cannot be, "" else.
     """
     layers = [module for module in model.modules() if hasattr(module, "in_c")]
-    if layers and library("halve_norm_gelu.c") is None:
+    if layers and library("norm_gelu.c") is None:
         return "There is no C compiler (cc) here: training takes about twice as long."
     for layer in layers:
         layer.in_c = True  # type: ignore[assignment]

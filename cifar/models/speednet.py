@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.errors import InputError
-from cifar.models.halve_norm_gelu import halve_norm_gelu
 from cifar.models.layers import Normalise
+from cifar.models.norm_gelu import norm_gelu
 from cifar.models.winograd import Conv3x3
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
@@ -90,8 +90,7 @@ class Block(nn.Module):
         layers: Any = self.layers
         first, _, first_norm, activation, second, second_norm, _ = layers
         if self.in_c and isinstance(activation, nn.GELU):
-            features = halve_norm_gelu(first(features), first_norm, halve=True)
-            return halve_norm_gelu(second(features), second_norm, halve=False)
+            return norm_gelu(second(norm_gelu(first.halved(features), first_norm)), second_norm)
         halved: Tensor = layers(features)
         return halved  # [N, num_out, H // 2, W // 2]
 

@@ -10,6 +10,10 @@
  * The threads take some images at a time together, so that what lies between stays in the cache that they share: each
  * maps its share of the images to points, then multiplies at its share of the points, then maps images back.
  *
+ * Outputs can be halved on their way back: only the largest of each 2x2 is written, [images, height / 2, width / 2,
+ * channels], with its place among the four (the first, if several are as large), a byte. Its gradient goes there again.
+ * Tiles then have an even number of outputs a side, or there is one tile.
+ *
  * Images are [images, height, width, channels], channels a multiple of 8. Between the maps channels come in panels of
  * 16, the last one filled up with zeros:
  *   tiles   [points][panels of channels][tiles][16]
@@ -17,10 +21,13 @@
  */
 
 #include <omp.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef float vec __attribute__((vector_size(32), aligned(4))); /* 8 channels */
+typedef int32_t ints __attribute__((vector_size(32)));
+typedef uint8_t bytes __attribute__((vector_size(8), aligned(1)));
 enum { IN = OUT + 2, LANES = 8, PANEL = 16, POINTS = IN * IN, ROWS = 6 };
 enum { BYTES = 8000000 }; /* of a cache of 32 MB: 4 to 16 MB were tried */
 
@@ -139,8 +146,57 @@ INLINE void to_points(const Shape *s, const float *map, int side, const float *i
     }
 }
 
-/* And back: tiles with a border overlap, and are added up. */
-INLINE void from_points(const Shape *s, const float *map, int side, const float *tiles, float *images, long image) {
+/* Where the largest of 2x2 pixels lies that come from, or go to, (row, column) of the whole image; NULL outside. */
+static const float *halved(const Shape *s, const float *images, long image, long row, long column) {
+    if (row / 2 >= s->height / 2 || column / 2 >= s->width / 2) return 0;
+    return images + ((image * (s->height / 2) + row / 2) * (s->width / 2) + column / 2) * s->channels;
+}
+
+/* The points of gradients that are halved. */
+static void halved_to_points(const Shape *s, const float *gradients, const uint8_t *places, float *tiles, long image) {
+    FOR_EACH_TILE(s) {
+        vec pixels[OUT * OUT], half[IN * OUT], points[POINTS];
+        long top = tile / s->across * OUT, left = tile % s->across * OUT;
+        if (OUT % 2) memset(pixels, 0, sizeof pixels); /* the last row and column have no place */
+        for (int r = 0; r + 1 < OUT; r += 2)
+            for (int c = 0; c + 1 < OUT; c += 2) {
+                const float *from = halved(s, gradients, image, top + r, left + c);
+                vec gradient = from ? *(const vec *)(from + channel) : (vec){0};
+                ints place = {0};
+                if (from) place = __builtin_convertvector(*(const bytes *)(places + (from - gradients) + channel), ints);
+                for (int k = 0; k < 4; k++)
+                    pixels[OUT * (r + k / 2) + c + k % 2] = (vec)((ints)gradient & (place == k));
+            }
+        map_and_turn(OUTPUT_MAP, OUT, pixels, half, OUT);
+        map_and_turn(OUTPUT_MAP, OUT, half, points, IN);
+        float *to = at(s, tiles, image, tile, channel);
+        for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = points[z];
+    }
+}
+
+/* Of the outputs of a tile, an even number a side or all that there are, the largest of each 2x2 and their places. */
+INLINE void write_halved(const Shape *s, const vec *pixels, float *images, uint8_t *places, long image, long top,
+                         long left, long channel) {
+    for (int r = 0; r + 1 < OUT; r += 2)
+        for (int c = 0; c + 1 < OUT; c += 2) {
+            float *to = (float *)halved(s, images, image, top + r, left + c);
+            if (!to) continue;
+            vec most = pixels[OUT * r + c];
+            ints place = {0};
+            for (int k = 1; k < 4; k++) {
+                vec other = pixels[OUT * (r + k / 2) + c + k % 2];
+                ints larger = other > most;
+                most = (vec)(((ints)other & larger) | ((ints)most & ~larger));
+                place = (larger & k) | (~larger & place);
+            }
+            *(vec *)(to + channel) = most;
+            *(bytes *)(places + (to - images) + channel) = __builtin_convertvector(place, bytes);
+        }
+}
+
+/* And back: tiles with a border overlap, and are added up; outputs are halved where there is room for places. */
+INLINE void from_points(const Shape *s, const float *map, int side, const float *tiles, float *images, uint8_t *places,
+                        long image) {
     const int border = side == IN;
     if (border)
         memset((float *)pixel(s, images, image, 0, 0), 0, sizeof(float) * s->height * s->width * s->channels);
@@ -151,6 +207,10 @@ INLINE void from_points(const Shape *s, const float *map, int side, const float 
         for (int z = 0; z < POINTS; z++) points[z] = *(const vec *)(from + z * s->stride);
         map_back_and_turn(map, side, points, half, IN);
         map_back_and_turn(map, side, half, pixels, side);
+        if (places) {
+            write_halved(s, pixels, images, places, image, top, left, channel);
+            continue;
+        }
         for (int r = 0; r < side; r++)
             for (int c = 0; c < side; c++)
                 if (inside(s, top + r, left + c)) {
@@ -264,35 +324,39 @@ void filters_from_points(const float *filters, float *weights, long num_in, long
     }
 }
 
-/* outputs [images, height, width, num_out] of inputs [images, height, width, num_in]. */
-void winograd_forward(const float *inputs, const float *filters, float *outputs, long images, long height, long width,
-                      long num_in, long num_out) {
+/* outputs [images, height, width, num_out] of inputs [images, height, width, num_in]; halved, unless places is NULL. */
+void winograd_forward(const float *inputs, const float *filters, float *outputs, uint8_t *places, long images,
+                      long height, long width, long num_in, long num_out) {
     long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
     Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
-    long size = filled(num_in) * filled(num_out), pixels = height * width;
+    long size = filled(num_in) * filled(num_out);
+    long from = height * width * num_in, to = (places ? height / 2 * (width / 2) : height * width) * num_out;
     float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
 #pragma omp parallel
     for (long i = 0; i < images; i += together) {
         long num = images - i < together ? images - i : together;
 #pragma omp for schedule(dynamic)
-        for (long n = 0; n < num; n++) to_points(&in, INPUT_MAP, IN, inputs + i * pixels * num_in, before, n);
+        for (long n = 0; n < num; n++) to_points(&in, INPUT_MAP, IN, inputs + i * from, before, n);
 #pragma omp for schedule(dynamic)
         for (long z = 0; z < POINTS; z++)
             multiply(before + z * in.stride, filters + z * size, after + z * out.stride, in.slots, num_in, num_out);
 #pragma omp for schedule(dynamic)
-        for (long n = 0; n < num; n++) from_points(&out, OUTPUT_MAP, OUT, after, outputs + i * pixels * num_out, n);
+        for (long n = 0; n < num; n++)
+            from_points(&out, OUTPUT_MAP, OUT, after, outputs + i * to, places ? places + i * to : 0, n);
     }
     free(before);
     free(after);
 }
 
-/* Gradients of the inputs, unless that is NULL, and of the filters at their points, from those of the outputs;
- * `transposed` are the filters with their channels in and out exchanged. */
-void winograd_backward(const float *inputs, const float *gradients, const float *transposed, float *of_inputs,
-                       float *of_filters, long images, long height, long width, long num_in, long num_out) {
+/* Gradients of the inputs, unless that is NULL, and of the filters at their points, from those of the outputs, which are
+ * halved unless places is NULL; `transposed` are the filters with their channels in and out exchanged. */
+void winograd_backward(const float *inputs, const float *gradients, const uint8_t *places, const float *transposed,
+                       float *of_inputs, float *of_filters, long images, long height, long width, long num_in,
+                       long num_out) {
     long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
     Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
-    long size = filled(num_in) * filled(num_out), pixels = height * width;
+    long size = filled(num_in) * filled(num_out);
+    long from = height * width * num_in, to = (places ? height / 2 * (width / 2) : height * width) * num_out;
     float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
     memset(of_filters, 0, sizeof(float) * POINTS * size);
 #pragma omp parallel
@@ -300,8 +364,11 @@ void winograd_backward(const float *inputs, const float *gradients, const float 
         long num = images - i < together ? images - i : together;
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < num; n++) {
-            to_points(&in, INPUT_MAP, IN, inputs + i * pixels * num_in, before, n);
-            to_points(&out, OUTPUT_MAP, OUT, gradients + i * pixels * num_out, after, n);
+            to_points(&in, INPUT_MAP, IN, inputs + i * from, before, n);
+            if (places)
+                halved_to_points(&out, gradients + i * to, places + i * to, after, n);
+            else
+                to_points(&out, OUTPUT_MAP, OUT, gradients + i * to, after, n);
         }
 #pragma omp for schedule(dynamic)
         for (long z = 0; z < POINTS; z++) {
@@ -311,8 +378,7 @@ void winograd_backward(const float *inputs, const float *gradients, const float 
         }
         if (of_inputs) {
 #pragma omp for schedule(dynamic)
-            for (long n = 0; n < num; n++)
-                from_points(&in, INPUT_MAP, IN, before, of_inputs + i * pixels * num_in, n);
+            for (long n = 0; n < num; n++) from_points(&in, INPUT_MAP, IN, before, of_inputs + i * from, 0, n);
         }
     }
     free(before);

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -45,43 +46,60 @@ class Conv3x3(nn.Conv2d):
         self.in_c = False
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.in_c and self.stride == (1, 1) and fits(features) and len(self.weight) % LANES == 0:
-            result: Tensor = WinogradConvolution.apply(features, self.weight)  # type: ignore[no-untyped-call]
-            return result
-        return super().forward(features)
+        return self.convolve(features) if self.suits(features) else super().forward(features)
+
+    def halved(self, features: Tensor) -> Tensor:
+        """The largest of each 2×2 outputs, [N, K, H // 2, W // 2]; the others are not written by Winograd's method."""
+        return self.convolve(features, halve=True) if self.suits(features) else F.max_pool2d(self(features), 2)
+
+    def suits(self, features: Tensor) -> bool:
+        """Whether these features [N, C, H, W] are convolved by Winograd's method."""
+        return self.in_c and self.stride == (1, 1) and fits(features) and len(self.weight) % LANES == 0
+
+    def convolve(self, features: Tensor, *, halve: bool = False) -> Tensor:
+        """By Winograd's method."""
+        result: Tensor = WinogradConvolution.apply(features, self.weight, halve)  # type: ignore[no-untyped-call]
+        return result
 
 
 class WinogradConvolution(torch.autograd.Function):
-    """Features [N, C, H, W] and weight [K, C, 3, 3] to [N, K, H, W], channels-last all of them."""
+    """Features [N, C, H, W] and weight [K, C, 3, 3] to [N, K, H, W], or halved, channels-last all of them."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        side = tile_side(*features.shape[2:])
-        outputs = torch.empty(len(features), len(weight), *features.shape[2:], memory_format=torch.channels_last)
-        tensors = (features, at_points(weight, side=side), outputs)
+    def forward(ctx: Any, features: Tensor, weight: Tensor, halve: bool) -> Tensor:
+        height, width = (length // 2 if halve else length for length in features.shape[2:])
+        outputs = torch.empty(len(features), len(weight), height, width, memory_format=torch.channels_last)
+        places = torch.empty_like(outputs, dtype=torch.uint8) if halve else None
+        side = tile_side(*features.shape[2:], halve=halve)
+        tensors = (features, at_points(weight, side=side), outputs, places)
         call(compiled(side), "winograd_forward", *tensors, lengths=lengths(features, weight))
+        ctx.save_for_backward(features, weight, places)
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor]:
-        features, weight = ctx.saved_tensors
-        side = tile_side(*features.shape[2:])
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        features, weight, places = ctx.saved_tensors
+        side = tile_side(*features.shape[2:], halve=places is not None)
         gradients = gradients.contiguous(memory_format=torch.channels_last)
         transposed = at_points(weight.transpose(0, 1), side=side)  # [P, panels of C, K, 16]
         of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         of_filters = torch.empty(filters_shape(weight, side=side))
-        tensors = (features, gradients, transposed, of_features, of_filters)
+        tensors = (features, gradients, places, transposed, of_features, of_filters)
         call(compiled(side), "winograd_backward", *tensors, lengths=lengths(features, weight))
         of_weight = torch.empty_like(weight)
-        call(compiled(side), "filters_from_points", of_filters, of_weight, lengths=places(of_weight))
-        return of_features, of_weight
+        call(compiled(side), "filters_from_points", of_filters, of_weight, lengths=strides(of_weight))
+        return of_features, of_weight, None
 
 
-def tile_side(height: int, width: int) -> int:
-    """Of the tiles that there are, the side of those that need the fewest multiplications for outputs of this size."""
-    return min(POSITIVE_POINTS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
+def tile_side(height: int, width: int, *, halve: bool = False) -> int:
+    """Of the tiles that there are, the side of those that need the fewest multiplications for outputs of this size.
+
+    Args:
+        halve: choose among those that no 2×2 outputs lie across.
+    """
+    sides = [side for side in POSITIVE_POINTS if not halve or side % 2 == 0 or side >= max(height, width)]
+    return min(sides, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
 
 
 @functools.cache
@@ -119,7 +137,7 @@ def coefficients(roots: list[Fraction], *, length: int) -> list[Fraction]:
 def at_points(weight: Tensor, *, side: int) -> Tensor:
     """Filters [K, C, 3, 3], in whatever order in memory, at their points: of `filters_shape`."""
     filters = torch.empty(filters_shape(weight, side=side))
-    call(compiled(side), "filters_to_points", weight, filters, lengths=places(weight))
+    call(compiled(side), "filters_to_points", weight, filters, lengths=strides(weight))
     return filters
 
 
@@ -129,7 +147,7 @@ def filters_shape(weight: Tensor, *, side: int) -> tuple[int, ...]:
     return (side + 2) ** 2, num_out // PANEL, num_in, PANEL
 
 
-def places(weight: Tensor) -> tuple[int, ...]:
+def strides(weight: Tensor) -> tuple[int, ...]:
     """Channels in and out, and how far apart in memory two channels out, two in and two weights of a filter are."""
     num_out, num_in = weight.shape[:2]
     by_out, by_in, by_row, by_weight = weight.stride()

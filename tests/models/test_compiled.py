@@ -11,7 +11,7 @@ from cifar.models.compiled import use_compiled
 from cifar.models.winograd import Conv3x3
 
 SOURCES = {
-    "halve_norm_gelu.c": [()],
+    "norm_gelu.c": [()],
     "winograd.c": [winograd.definitions(side) for side in winograd.POSITIVE_POINTS],
 }
 

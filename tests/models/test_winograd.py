@@ -34,10 +34,15 @@ def draw(num: int, num_in: int, num_out: int, height: int, width: int) -> tuple[
     return features, torch.randn(num_out, num_in, 3, 3), torch.randn(num, num_out, height, width)
 
 
-def results(convolve: Callable[[Tensor, Tensor], Tensor], *drawn: Tensor) -> list[Tensor]:
+def convolve(features: Tensor, weight: Tensor) -> Tensor:
+    outputs: Tensor = WinogradConvolution.apply(features, weight, False)
+    return outputs
+
+
+def results(layer: Callable[[Tensor, Tensor], Tensor], *drawn: Tensor) -> list[Tensor]:
     """Outputs, and the gradients of features and of weights."""
     features, weight = (tensor.clone().requires_grad_() for tensor in drawn[:2])
-    outputs = convolve(features, weight)
+    outputs = layer(features, weight)
     outputs.backward(drawn[2])
     assert features.grad is not None
     assert weight.grad is not None
@@ -47,7 +52,7 @@ def results(convolve: Callable[[Tensor, Tensor], Tensor], *drawn: Tensor) -> lis
 @pytest.mark.parametrize("shape", SHAPES)
 def test_outputs_and_gradients_are_those_of_double_precision(shape: tuple[int, ...]) -> None:
     drawn = draw(*shape)
-    found = results(WinogradConvolution.apply, *drawn)
+    found = results(convolve, *drawn)
     exact = results(lambda x, w: F.conv2d(x, w, padding=1), *(tensor.double() for tensor in drawn))
     for ours, right in zip(found, exact, strict=True):
         assert ours.shape == right.shape
@@ -58,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_double_precision(shape: tuple[int, .
 @pytest.mark.parametrize("side", winograd.POSITIVE_POINTS)
 @pytest.mark.parametrize("shape", SHAPES[2:])
 def test_tiles_of_every_size(side: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "tile_side", lambda *_: side)
+    monkeypatch.setattr(winograd, "tile_side", lambda *_, **__: side)
     test_outputs_and_gradients_are_those_of_double_precision(shape)
 
 
@@ -82,18 +87,52 @@ def test_tiles_of_the_fewest_multiplications(size: int, side: int) -> None:
     assert winograd.tile_side(size, size) == side
 
 
+@pytest.mark.parametrize("size, side", [(1, 2), (3, 3), (7, 7), (9, 6), (11, 6), (19, 4), (31, 8)])
+def test_tiles_that_no_2x2_outputs_lie_across(size: int, side: int) -> None:
+    assert winograd.tile_side(size, size, halve=True) == side
+
+
+@pytest.mark.parametrize("side", winograd.POSITIVE_POINTS)
+@pytest.mark.parametrize(
+    "shape", [(7, 24, 64, 31, 31), (5, 16, 40, 15, 14), (9, 40, 16, 6, 9), (33, 8, 8, 7, 7), (100, 8, 16, 3, 2)]
+)
+def test_halved_outputs_are_the_largest_of_whole_ones(
+    shape: tuple[int, ...], side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tiles of the same size the same but for the last bits, gradients included."""
+    if side % 2 and side < max(shape[3:]):
+        side = winograd.tile_side(*shape[3:], halve=True)
+    monkeypatch.setattr(winograd, "tile_side", lambda *_, **__: side)
+    features, weight, gradients = draw(*shape)
+    gradients = gradients[:, :, : shape[3] // 2, : shape[4] // 2]
+    found = results(lambda x, w: WinogradConvolution.apply(x, w, True), features, weight, gradients)
+    whole = results(lambda x, w: F.max_pool2d(convolve(x, w), 2), features, weight, gradients)
+    for ours, right in zip(found, whole, strict=True):
+        assert ours.shape == right.shape
+        assert (ours - right).abs().max() < 1e-5 * right.abs().max()
+
+
+def test_of_equal_outputs_the_first_gets_the_gradient() -> None:
+    """As torch's: filters of zeros make all outputs equal."""
+    features, weight = draw(3, 8, 8, 6, 7)[0], torch.zeros(8, 8, 3, 3)
+    gradients = draw(3, 8, 8, 3, 3)[2]
+    found = results(lambda x, w: WinogradConvolution.apply(x, w, True), features, weight, gradients)
+    exact = results(lambda x, w: F.max_pool2d(F.conv2d(x, w, padding=1), 2), features, weight, gradients)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [6, 7])
 def test_the_same_bits_every_time(size: int) -> None:
     drawn = draw(100, 64, 32, size, size)
-    first, second = (results(WinogradConvolution.apply, *drawn) for _ in range(2))
+    first, second = (results(convolve, *drawn) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_features_that_need_no_gradient_get_none() -> None:
     features, weight, gradients = draw(9, 16, 16, 8, 8)
-    whole = results(WinogradConvolution.apply, features, weight, gradients)
+    whole = results(convolve, features, weight, gradients)
     weight.requires_grad_()
-    WinogradConvolution.apply(features, weight).backward(gradients)
+    convolve(features, weight).backward(gradients)
     assert weight.grad is not None
     assert torch.equal(weight.grad, whole[2])
 
@@ -127,6 +166,9 @@ def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
     halving = Conv3x3(16, 24, stride=2).to(memory_format=torch.channels_last)
     halving.in_c = True
     assert torch.equal(halving(features), F.conv2d(features, halving.weight, stride=2, padding=1))
+    assert conv.float().halved(features).shape == (20, 24, 6, 6)
+    torch.testing.assert_close(conv.halved(features), F.max_pool2d(as_torch(conv, features), 2), rtol=1e-4, atol=1e-4)
+    assert torch.equal(conv.halved(rows), F.max_pool2d(as_torch(conv, rows), 2))
     colours = Conv3x3(3, 16).to(memory_format=torch.channels_last)
     colours.in_c = True
     assert torch.equal(colours(features[:, :3]), as_torch(colours, features[:, :3]))
