@@ -127,48 +127,44 @@ static int inside(const Shape *s, long row, long column) {
     return row >= 0 && row < s->height && column >= 0 && column < s->width;
 }
 
-/* The points of all tiles of an image. A tile has as many pixels a side as the map takes: IN, with the border of a
- * pixel around the outputs that need them, or OUT. */
-INLINE void to_points(const Shape *s, const float *map, int side, const float *images, float *tiles, long image) {
-    const int border = side == IN;
-    FOR_EACH_TILE(s) {
-        vec pixels[IN * IN], half[IN * IN], points[POINTS];
-        long top = tile / s->across * OUT - border, left = tile % s->across * OUT - border;
-        for (int r = 0; r < side; r++)
-            for (int c = 0; c < side; c++)
-                pixels[side * r + c] = inside(s, top + r, left + c)
-                                           ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
-                                           : (vec){0};
-        map_and_turn(map, side, pixels, half, side); /* twice turned is as it was */
-        map_and_turn(map, side, half, points, IN);
-        float *to = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = points[z];
-    }
-}
-
 /* Where the largest of 2x2 pixels lies that come from, or go to, (row, column) of the whole image; NULL outside. */
 static const float *halved(const Shape *s, const float *images, long image, long row, long column) {
     if (row / 2 >= s->height / 2 || column / 2 >= s->width / 2) return 0;
     return images + ((image * (s->height / 2) + row / 2) * (s->width / 2) + column / 2) * s->channels;
 }
 
-/* The points of gradients that are halved. */
-static void halved_to_points(const Shape *s, const float *gradients, const uint8_t *places, float *tiles, long image) {
+/* The gradients of the outputs of a tile: each where the largest of its 2x2 was. */
+INLINE void read_halved(const Shape *s, vec *pixels, const float *images, const uint8_t *places, long image, long top,
+                        long left, long channel) {
+    if (OUT % 2) memset(pixels, 0, sizeof(vec) * OUT * OUT); /* the last row and column have no place */
+    for (int r = 0; r + 1 < OUT; r += 2)
+        for (int c = 0; c + 1 < OUT; c += 2) {
+            const float *from = halved(s, images, image, top + r, left + c);
+            vec gradient = from ? *(const vec *)(from + channel) : (vec){0};
+            ints place = {0};
+            if (from) place = __builtin_convertvector(*(const bytes *)(places + (from - images) + channel), ints);
+            for (int k = 0; k < 4; k++) pixels[OUT * (r + k / 2) + c + k % 2] = (vec)((ints)gradient & (place == k));
+        }
+}
+
+/* The points of all tiles of an image. A tile has as many pixels a side as the map takes: IN, with the border of a
+ * pixel around the outputs that need them, or OUT, which are halved where places are given. */
+INLINE void to_points(const Shape *s, const float *map, int side, const float *images, const uint8_t *places,
+                      float *tiles, long image) {
+    const int border = side == IN;
     FOR_EACH_TILE(s) {
-        vec pixels[OUT * OUT], half[IN * OUT], points[POINTS];
-        long top = tile / s->across * OUT, left = tile % s->across * OUT;
-        if (OUT % 2) memset(pixels, 0, sizeof pixels); /* the last row and column have no place */
-        for (int r = 0; r + 1 < OUT; r += 2)
-            for (int c = 0; c + 1 < OUT; c += 2) {
-                const float *from = halved(s, gradients, image, top + r, left + c);
-                vec gradient = from ? *(const vec *)(from + channel) : (vec){0};
-                ints place = {0};
-                if (from) place = __builtin_convertvector(*(const bytes *)(places + (from - gradients) + channel), ints);
-                for (int k = 0; k < 4; k++)
-                    pixels[OUT * (r + k / 2) + c + k % 2] = (vec)((ints)gradient & (place == k));
-            }
-        map_and_turn(OUTPUT_MAP, OUT, pixels, half, OUT);
-        map_and_turn(OUTPUT_MAP, OUT, half, points, IN);
+        vec pixels[IN * IN], half[IN * IN], points[POINTS];
+        long top = tile / s->across * OUT - border, left = tile % s->across * OUT - border;
+        if (places)
+            read_halved(s, pixels, images, places, image, top, left, channel);
+        else
+            for (int r = 0; r < side; r++)
+                for (int c = 0; c < side; c++)
+                    pixels[side * r + c] = inside(s, top + r, left + c)
+                                               ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
+                                               : (vec){0};
+        map_and_turn(map, side, pixels, half, side); /* twice turned is as it was */
+        map_and_turn(map, side, half, points, IN);
         float *to = at(s, tiles, image, tile, channel);
         for (int z = 0; z < POINTS; z++) *(vec *)(to + z * s->stride) = points[z];
     }
@@ -324,28 +320,51 @@ void filters_from_points(const float *filters, float *weights, long num_in, long
     }
 }
 
+/* What a call works on. */
+typedef struct {
+    Shape in, out;
+    long together;         /* images that are taken at a time */
+    long inputs, outputs;  /* floats of an image */
+    long filters;          /* floats of all filters at a point */
+    float *before, *after; /* the products: points of inputs and of outputs, of the images that are taken together */
+} Work;
+
+static Work begin(long images, long height, long width, long num_in, long num_out, int halve) {
+    long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
+    Work w = {.in = shape_of(height, width, num_in, together), .out = shape_of(height, width, num_out, together)};
+    w.together = together;
+    w.inputs = height * width * num_in;
+    w.outputs = (halve ? height / 2 * (width / 2) : height * width) * num_out;
+    w.filters = filled(num_in) * filled(num_out);
+    w.before = room(POINTS * w.in.stride);
+    w.after = room(POINTS * w.out.stride);
+    return w;
+}
+
+static void end(Work w) {
+    free(w.before);
+    free(w.after);
+}
+
 /* outputs [images, height, width, num_out] of inputs [images, height, width, num_in]; halved, unless places is NULL. */
 void winograd_forward(const float *inputs, const float *filters, float *outputs, uint8_t *places, long images,
                       long height, long width, long num_in, long num_out) {
-    long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
-    Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
-    long size = filled(num_in) * filled(num_out);
-    long from = height * width * num_in, to = (places ? height / 2 * (width / 2) : height * width) * num_out;
-    float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
+    const Work w = begin(images, height, width, num_in, num_out, places != 0);
 #pragma omp parallel
-    for (long i = 0; i < images; i += together) {
-        long num = images - i < together ? images - i : together;
+    for (long i = 0; i < images; i += w.together) {
+        long num = images - i < w.together ? images - i : w.together;
 #pragma omp for schedule(dynamic)
-        for (long n = 0; n < num; n++) to_points(&in, INPUT_MAP, IN, inputs + i * from, before, n);
+        for (long n = 0; n < num; n++) to_points(&w.in, INPUT_MAP, IN, inputs + i * w.inputs, 0, w.before, n);
 #pragma omp for schedule(dynamic)
         for (long z = 0; z < POINTS; z++)
-            multiply(before + z * in.stride, filters + z * size, after + z * out.stride, in.slots, num_in, num_out);
+            multiply(w.before + z * w.in.stride, filters + z * w.filters, w.after + z * w.out.stride, w.in.slots,
+                     num_in, num_out);
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < num; n++)
-            from_points(&out, OUTPUT_MAP, OUT, after, outputs + i * to, places ? places + i * to : 0, n);
+            from_points(&w.out, OUTPUT_MAP, OUT, w.after, outputs + i * w.outputs, places ? places + i * w.outputs : 0,
+                        n);
     }
-    free(before);
-    free(after);
+    end(w);
 }
 
 /* Gradients of the inputs, unless that is NULL, and of the filters at their points, from those of the outputs, which are
@@ -353,34 +372,28 @@ void winograd_forward(const float *inputs, const float *filters, float *outputs,
 void winograd_backward(const float *inputs, const float *gradients, const uint8_t *places, const float *transposed,
                        float *of_inputs, float *of_filters, long images, long height, long width, long num_in,
                        long num_out) {
-    long together = images_at_a_time(height, width, filled(num_in) + filled(num_out), images);
-    Shape in = shape_of(height, width, num_in, together), out = shape_of(height, width, num_out, together);
-    long size = filled(num_in) * filled(num_out);
-    long from = height * width * num_in, to = (places ? height / 2 * (width / 2) : height * width) * num_out;
-    float *before = room(POINTS * in.stride), *after = room(POINTS * out.stride);
-    memset(of_filters, 0, sizeof(float) * POINTS * size);
+    const Work w = begin(images, height, width, num_in, num_out, places != 0);
+    memset(of_filters, 0, sizeof(float) * POINTS * w.filters);
 #pragma omp parallel
-    for (long i = 0; i < images; i += together) {
-        long num = images - i < together ? images - i : together;
+    for (long i = 0; i < images; i += w.together) {
+        long num = images - i < w.together ? images - i : w.together;
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < num; n++) {
-            to_points(&in, INPUT_MAP, IN, inputs + i * from, before, n);
-            if (places)
-                halved_to_points(&out, gradients + i * to, places + i * to, after, n);
-            else
-                to_points(&out, OUTPUT_MAP, OUT, gradients + i * to, after, n);
+            to_points(&w.in, INPUT_MAP, IN, inputs + i * w.inputs, 0, w.before, n);
+            to_points(&w.out, OUTPUT_MAP, OUT, gradients + i * w.outputs, places ? places + i * w.outputs : 0, w.after,
+                      n);
         }
 #pragma omp for schedule(dynamic)
         for (long z = 0; z < POINTS; z++) {
-            float *at_in = before + z * in.stride, *at_out = after + z * out.stride;
-            add_gradients(at_in, at_out, of_filters + z * size, num * in.tiles, in.slots, num_in, num_out);
-            if (of_inputs) multiply(at_out, transposed + z * size, at_in, in.slots, num_out, num_in);
+            float *at_in = w.before + z * w.in.stride, *at_out = w.after + z * w.out.stride;
+            add_gradients(at_in, at_out, of_filters + z * w.filters, num * w.in.tiles, w.in.slots, num_in, num_out);
+            if (of_inputs) multiply(at_out, transposed + z * w.filters, at_in, w.in.slots, num_out, num_in);
         }
         if (of_inputs) {
 #pragma omp for schedule(dynamic)
-            for (long n = 0; n < num; n++) from_points(&in, INPUT_MAP, IN, before, of_inputs + i * from, 0, n);
+            for (long n = 0; n < num; n++)
+                from_points(&w.in, INPUT_MAP, IN, w.before, of_inputs + i * w.inputs, 0, n);
         }
     }
-    free(before);
-    free(after);
+    end(w);
 }

@@ -50,7 +50,9 @@ class Conv3x3(nn.Conv2d):
 
     def halved(self, features: Tensor) -> Tensor:
         """The largest of each 2×2 outputs, [N, K, H // 2, W // 2]; the others are not written by Winograd's method."""
-        return self.convolve(features, halve=True) if self.suits(features) else F.max_pool2d(self(features), 2)
+        if self.suits(features) and min(features.shape[2:]) > 1:
+            return self.convolve(features, halve=True)
+        return F.max_pool2d(self(features), 2)
 
     def suits(self, features: Tensor) -> bool:
         """Whether these features [N, C, H, W] are convolved by Winograd's method."""

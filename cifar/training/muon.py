@@ -136,9 +136,11 @@ def iterate_squares(x: Tensor, *, steps: int) -> Tensor:
     What multiplies x by the polynomial P multiplies its square by P twice, and all of these commute.
     """
     a, b, c = COEFFICIENTS
-    square, product = x @ x.mT, torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    for _ in range(steps):
-        polynomial = a * torch.eye(x.shape[1], dtype=x.dtype, device=x.device) + b * square + c * square @ square
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    square, polynomial, product = x @ x.mT, identity, identity
+    for step in range(steps):
+        if step:
+            square = polynomial @ (polynomial @ square)
+        polynomial = a * identity + b * square + c * square @ square
         product = polynomial @ product
-        square = polynomial @ (polynomial @ square)
     return product @ x

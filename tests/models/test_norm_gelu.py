@@ -71,6 +71,7 @@ def test_where_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
         norm_gelu(features, norm)
     rows = features.contiguous()  # not channels-last
     torch.testing.assert_close(norm_gelu(rows, norm), F.gelu(norm(rows)))
+    norm_gelu(features[:, :, :1, :1], norm)  # neither, being a part of larger images
     norm_gelu(features, norm.eval())
     norm_gelu(features.double(), norm.double().train())
 

@@ -169,6 +169,8 @@ def test_where_it_applies_and_where_torch_convolves(conv: Conv3x3) -> None:
     assert conv.float().halved(features).shape == (20, 24, 6, 6)
     torch.testing.assert_close(conv.halved(features), F.max_pool2d(as_torch(conv, features), 2), rtol=1e-4, atol=1e-4)
     assert torch.equal(conv.halved(rows), F.max_pool2d(as_torch(conv, rows), 2))
+    with pytest.raises(RuntimeError, match="too small"):
+        conv.halved(features[:, :, :1].contiguous(memory_format=torch.channels_last))
     colours = Conv3x3(3, 16).to(memory_format=torch.channels_last)
     colours.in_c = True
     assert torch.equal(colours(features[:, :3]), as_torch(colours, features[:, :3]))
