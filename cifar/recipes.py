@@ -77,7 +77,7 @@ class Recipe:
         precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
         compile: no, auto (on a GPU) or yes: whether torch.compile fuses the network's operations for training.
         winograd: whether our own networks' 3×3 convolutions are computed by Winograd's method in fp32 on a processor,
-            and speednet's normalisation and GELU as one.
+            speednet's normalisation and GELU as one, and cnn's convolutions, halving and ReLU.
         seed: of weights, order and augmentation.
         split_seed: of the cut of the 50,000 into training and validation, or into folds.
         validation_fraction: share of the 50,000 held out; 0 trains on all of them and keeps the last weights.
@@ -217,7 +217,9 @@ def cnn() -> Recipe:
     worse on validation (`docs/log.md`); `--set optimiser=adam` has it so. 53.66 % test, folds' mean 53.68 %
     (`results/cnn`, `results/cnn-crossval`); others report about 50 %.
     """
-    return Recipe(model="cnn", epochs=20, batch_size=128, optimiser="adamw", lr=1e-4, weight_decay=0.01)
+    return Recipe(
+        model="cnn", epochs=20, batch_size=128, optimiser="adamw", lr=1e-4, weight_decay=0.01, winograd=True,
+    )  # fmt: skip
 
 
 def resnet() -> Recipe:

@@ -5,6 +5,7 @@ In the manner of LeNet-5 (LeCun et al. 1998, "Gradient-based learning applied to
 
 from torch import Tensor, nn
 
+from cifar.models.conv5x5 import halved_relu
 from cifar.models.layers import Normalise
 
 
@@ -17,6 +18,7 @@ class CNN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.in_c = False
         self.normalise = Normalise()
         self.features = nn.Sequential(
             nn.Conv2d(3, 8, 5, stride=1, padding=2), nn.MaxPool2d(2), nn.ReLU(),  # [N, 8, 16, 16]
@@ -26,7 +28,12 @@ class CNN(nn.Module):
         self.head = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.features(self.normalise(images))
+        features = self.normalise(images)
+        if self.in_c:
+            for layer in self.features:
+                features = halved_relu(features, layer) if isinstance(layer, nn.Conv2d) else features
+        else:
+            features = self.features(features)
         logits: Tensor = self.head(features.flatten(1))
         return logits
 

@@ -32,14 +32,18 @@ def use_compiled(model: nn.Module) -> str:
     return ""
 
 
-def fits(features: Tensor) -> bool:
-    """Whether these [N, C, H, W] are what the sources take: fp32 in channels-last memory of a processor."""
+def fits(features: Tensor, *, in_eights: bool = True) -> bool:
+    """Whether these [N, C, H, W] are what the sources take: fp32 in channels-last memory of a processor.
+
+    Args:
+        in_eights: whether there must be a multiple of eight channels.
+    """
     return (
         not torch.compiler.is_compiling()
         and features.device.type == "cpu"
         and features.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and features.shape[1] % LANES == 0
+        and (not in_eights or features.shape[1] % LANES == 0)
         and features.is_contiguous(memory_format=torch.channels_last)
         and len(features) > 0
     )

@@ -5,17 +5,10 @@
  * channels].
  */
 
-#include <stdint.h>
-
-typedef float vec __attribute__((vector_size(32), aligned(4))); /* 8 channels */
-typedef int32_t ints __attribute__((vector_size(32)));
-enum { LANES = 8 };
+#include "vectors.h"
 
 #define EACH_IMAGE _Pragma("omp parallel for schedule(dynamic, 4)") for (long image = 0; image < images; image++)
 #define EACH_VECTOR for (long c = 0; c < channels; c += LANES)
-#define AT(features, place) (*(vec *)((features) + (place)))
-
-static vec choose(ints where, vec yes, vec no) { return (vec)(((ints)yes & where) | ((ints)no & ~where)); }
 
 /* e to the power x <= 0, to 2e-7 of itself: 2 to a whole power, times the series of the rest, at most log(2) / 2. */
 static vec power_of_e(vec x) {

@@ -21,14 +21,12 @@
  */
 
 #include <omp.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef float vec __attribute__((vector_size(32), aligned(4))); /* 8 channels */
-typedef int32_t ints __attribute__((vector_size(32)));
-typedef uint8_t bytes __attribute__((vector_size(8), aligned(1)));
-enum { IN = OUT + 2, LANES = 8, PANEL = 16, POINTS = IN * IN, ROWS = 6 };
+#include "vectors.h"
+
+enum { IN = OUT + 2, PANEL = 16, POINTS = IN * IN, ROWS = 6 };
 enum { BYTES = 8000000 }; /* of a cache of 32 MB: 4 to 16 MB were tried */
 
 /* In one dimension: how much of a pixel, or a weight, is in a point, [point][pixel]. The points are 0, pairs of opposite ones and, if
@@ -62,10 +60,7 @@ static long images_at_a_time(long height, long width, long channels, long images
     return (together + threads - 1) / threads * threads;
 }
 
-/* So that a map is constants to the compiler, and what is multiplied by its zeros is left out. */
-#define INLINE static inline __attribute__((always_inline))
-
-/* to [width][IN] = (map from [side][width])'. */
+/* to [width][IN] = (map from [side][width])'. Inline, so that what is multiplied by a map's zeros is left out. */
 INLINE void map_and_turn(const float *map, const int side, const vec *from, vec *to, int width) {
     for (int c = 0; c < width; c++, from++, to += IN)
 #pragma GCC unroll 10
@@ -182,7 +177,7 @@ INLINE void write_halved(const Shape *s, const vec *pixels, float *images, uint8
             for (int k = 1; k < 4; k++) {
                 vec other = pixels[OUT * (r + k / 2) + c + k % 2];
                 ints larger = other > most;
-                most = (vec)(((ints)other & larger) | ((ints)most & ~larger));
+                most = choose(larger, other, most);
                 place = (larger & k) | (~larger & place);
             }
             *(vec *)(to + channel) = most;

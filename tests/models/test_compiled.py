@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cifar.models import compiled, winograd
+from cifar.models import compiled, conv5x5, winograd
 from cifar.models.compiled import use_compiled
 from cifar.models.winograd import Conv3x3
 
 SOURCES = {
+    "conv5x5.c": [conv5x5.definitions(num_in, num_out) for num_in, num_out in ((3, 8), (8, 16), (16, 32))],
     "norm_gelu.c": [()],
     "winograd.c": [winograd.definitions(side) for side in winograd.POSITIVE_POINTS],
 }
