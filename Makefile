@@ -8,7 +8,7 @@ train: .venv/.installed  ## fetch and verify CIFAR-10, train the quick default m
 	$(BIN)/python train.py -m speednet-quick
 
 test: .venv/.installed-test  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ def start(folder: Path) -> Any:
     (folder / "mine").mkdir()
     (folder / "mine" / "something").write_text("")
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40", "OMP_NUM_THREADS": "1"}
+    environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # pexpect never says where its cursor is: a second lost a question
     command = ["-W", "error", str(ROOT / "train.py")]
     return pexpect.spawn(sys.executable, command, cwd=folder, env=environment, timeout=60, encoding="utf-8")
 
