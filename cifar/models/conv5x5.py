@@ -1,7 +1,7 @@
 """5×5 convolutions of few channels, the largest of each 2×2 outputs and ReLU as one, on a processor.
 
-torch convolves the three colours of the images at a fifth of a processor's peak, in channels that do not fill its
-vectors, and halving and ReLU are passes over memory; `conv5x5.c` keeps all of it in registers.
+Few channels do not fill the vectors that torch convolves in, and halving and ReLU are passes over memory. `conv5x5.c`
+keeps all of it in registers, and goes back only through the outputs that were the largest of four and above zero.
 """
 
 import ctypes
@@ -25,6 +25,8 @@ def halved_relu(features: Tensor, conv: nn.Conv2d) -> Tensor:
     Returns:
         [N, K, H // 2, W // 2].
     """
+    assert (conv.kernel_size, conv.stride, conv.padding) == ((5, 5), (1, 1), (2, 2)), "another convolution"
+    assert conv.bias is not None, "a bias is added"
     pixels = features.shape[1] in (1, 3) and not features.requires_grad
     whole = len(conv.weight) % LANES == 0 and min(features.shape[2:]) > 1 and features.dtype == conv.weight.dtype
     if not (whole and fits(features, in_eights=not pixels)):
@@ -43,10 +45,8 @@ class HalvedRelu(torch.autograd.Function):
         outputs = torch.empty(shape, memory_format=torch.channels_last)
         places = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         filters = weight.view(-1, LANES, num_in, 5, 5).permute(0, 3, 4, 2, 1).contiguous()
-        call(
-            compiled(num_in, len(weight)), "forward", features, filters, bias, outputs, places,
-            lengths=(num_images, height, width),
-        )  # fmt: skip
+        tensors = (features, filters, bias, outputs, places)
+        call(compiled(num_in, len(weight)), "forward", *tensors, lengths=(num_images, height, width))
         ctx.save_for_backward(features, weight, places)
         return outputs
 
@@ -55,19 +55,15 @@ class HalvedRelu(torch.autograd.Function):
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         features, weight, places = ctx.saved_tensors
         num_images, num_in, height, width = features.shape
-        num_out, threads = len(weight), torch.get_num_threads()
-        of_features = turned = None
-        if ctx.needs_input_grad[0]:
-            of_features = torch.empty_like(features)
-            turned = weight.flip(2, 3).view(num_out, -1, LANES, 5, 5).permute(1, 3, 4, 0, 2).contiguous()
-        of_filters = torch.zeros(threads, num_out // LANES, 5, 5, num_in, LANES)
+        num_out, threads, run = len(weight), torch.get_num_threads(), -(-5 * num_in // LANES) * LANES
+        of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
+        gradients = gradients.contiguous(memory_format=torch.channels_last)
+        filters = weight.permute(0, 2, 3, 1).contiguous()
+        of_filters = torch.zeros(threads, num_out, 5, run)
         of_bias = torch.zeros(threads, num_out)
-        call(
-            compiled(num_in, num_out), "backward", features,
-            gradients.contiguous(memory_format=torch.channels_last), places, turned, of_features, of_filters, of_bias,
-            lengths=(num_images, height, width),
-        )  # fmt: skip
-        of_weight = of_filters.sum(0).permute(0, 4, 3, 1, 2).reshape(weight.shape)
+        tensors = (features, gradients, places, filters, of_features, of_filters, of_bias)
+        call(compiled(num_in, num_out), "backward", *tensors, lengths=(num_images, height, width))
+        of_weight = of_filters.sum(0)[..., : 5 * num_in].reshape(num_out, 5, 5, num_in).permute(0, 3, 1, 2)
         return of_features, of_weight, of_bias.sum(0)
 
 
