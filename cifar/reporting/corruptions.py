@@ -50,7 +50,8 @@ def corruptions_figure(corruptions: Mapping[str, Any], *, title: str, note: str 
     axes.axvline(4.5, color="white", linewidth=4)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"without corruption: {corruptions['clean_accuracy']:.2%}", fontsize=11)
+    clean, views = corruptions["clean_accuracy"], corruptions["views"]
+    axes.set_title(f"without corruption: {clean:.2%}; views an image: {views}", fontsize=11)
     scale = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     scale.set_label("accuracy (%)", fontsize=11)
     scale.outline.set_visible(False)

@@ -54,4 +54,4 @@ def test_every_set_is_read_and_kept(sample: Dataset, tmp_path: Path) -> None:
     row = list(CORRUPTIONS).index("fog")
     assert shown[2, row] == f"{100 * first['accuracy']['fog'][2]:.1f}"
     assert shown[5, 15] == f"{100 * first['mean_accuracy']:.1f}"
-    assert "50.00%" in axes.get_title()
+    assert axes.get_title() == "without corruption: 50.00%; views an image: none"

@@ -75,6 +75,7 @@ def test_all_that_was_computed_is_shown(pages: Path) -> None:
         f"{references['people']['soft_cross_entropy']:.4f}",
         f"mean accuracy {corruptions['mean_accuracy']:.2%}",
         "these are not its images",
+        f"Views an image: {corruptions['views']}; without corruption: {corruptions['clean_accuracy']:.2%}",
         "data:image/webp",
     ):
         assert text in html, text
