@@ -46,8 +46,8 @@ static void take_from_inside(const float *bordered, float *image, long height, l
         memcpy(image + row * width * IN, inside(bordered, row, width), sizeof(float) * width * IN);
 }
 
-/* The sums of two rows and COLUMNS columns from (row, column) on, of 8 channels that come out. A pixel that is loaded is
- * multiplied by all weights of a row. */
+/* The sums of two rows and COLUMNS columns from (row, column) on, of 8 channels that come out. A pixel that is loaded
+ * is multiplied by all weights of a row. */
 INLINE void convolve(const float *bordered, const float *filters, vec *sums, long row, long column, long width) {
     for (int i = 0; i < 2 * COLUMNS; i++) sums[i] = (vec){0};
     for (int r = 0; r < SIDE; r++, filters += SIDE * IN * LANES) {
