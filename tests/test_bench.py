@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,14 @@ def test_one_group_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split(",")[0] for line in lines[1:3]] == ["predict cnn", "predict speednet"]
     assert run_app(app, ["bench", "--data", "sample", "--only", "speed"], program="cifar") == 2
     assert "choose from training, data, loading, inference, memory" in capsys.readouterr().err
+
+
+def test_a_group_by_itself_in_a_fresh_process() -> None:
+    """Where no other group has made torchvision importable before."""
+    command = [sys.executable, "-m", "cifar", "bench", "--quick", "--data", "sample", "--only", "data"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "crop and flip" in done.stdout
 
 
 def test_peak_memory_is_this_process_and_not_its_parent(sample: Dataset) -> None:

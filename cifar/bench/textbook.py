@@ -93,6 +93,7 @@ def predict_steps(model: nn.Module, images: torch.Tensor, *, batch_size: int) ->
 
 def transform_images(images: torch.Tensor) -> float:
     """Crop and mirror uint8 images one by one with torchvision's v2 transforms; gives images a second."""
+    repair_torchvision()
     from torchvision.transforms import v2
 
     transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
