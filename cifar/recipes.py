@@ -343,7 +343,7 @@ def speednet_quick() -> Recipe:
 
 
 def speednet_95() -> Recipe:
-    """Towards 95 %: a network one and a half times to twice as wide, trained for longer. Recorded in `results/speednet`."""
+    """Towards 95 %: a network one and a half times to twice as wide, trained longer. Recorded in `results/speednet`."""
     return dataclasses.replace(speednet(), model="speednet-large", epochs=18, early_epochs=6)
 
 
