@@ -343,7 +343,10 @@ def speednet_quick() -> Recipe:
 
 
 def speednet_95() -> Recipe:
-    """Towards 95 %: a network one and a half times to twice as wide, trained longer. Recorded in `results/speednet`."""
+    """95 %: a network one and a half times to twice as wide, trained longer.
+
+    95.33 % test, one seed, in 45 minutes on 2 cores, 1.9 times the reference's (`results/speednet`).
+    """
     return dataclasses.replace(speednet(), model="speednet-large", epochs=18, early_epochs=6)
 
 
