@@ -70,14 +70,8 @@ INLINE void convolve(const float *bordered, const float *filters, vec *sums, lon
 
 /* The largest of the 2x2 sums from column c on, with bias, after ReLU. */
 INLINE void halve(const vec *sums, int c, vec bias, float *output, uint8_t *place) {
-    vec most = sums[c];
-    ints which = {0};
-    for (int k = 1; k < 4; k++) {
-        vec other = sums[k / 2 * COLUMNS + c + k % 2];
-        ints larger = other > most;
-        most = choose(larger, other, most);
-        which = (larger & k) | (~larger & which);
-    }
+    ints which;
+    vec most = largest(sums + c, COLUMNS, &which);
     most += bias;
     ints none = most <= 0; /* not so of what is no number: it stays */
     AT(output, 0) = choose(none, (vec){0}, most);

@@ -172,15 +172,8 @@ INLINE void write_halved(const Shape *s, const vec *pixels, float *images, uint8
         for (int c = 0; c + 1 < OUT; c += 2) {
             float *to = (float *)halved(s, images, image, top + r, left + c);
             if (!to) continue;
-            vec most = pixels[OUT * r + c];
-            ints place = {0};
-            for (int k = 1; k < 4; k++) {
-                vec other = pixels[OUT * (r + k / 2) + c + k % 2];
-                ints larger = other > most;
-                most = choose(larger, other, most);
-                place = (larger & k) | (~larger & place);
-            }
-            *(vec *)(to + channel) = most;
+            ints place;
+            *(vec *)(to + channel) = largest(pixels + OUT * r + c, OUT, &place);
             *(bytes *)(places + (to - images) + channel) = __builtin_convertvector(place, bytes);
         }
 }
