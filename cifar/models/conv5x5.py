@@ -41,9 +41,8 @@ class HalvedRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         num_images, num_in, height, width = features.shape
-        shape = (num_images, len(weight), height // 2, width // 2)
-        outputs = torch.empty(shape, memory_format=torch.channels_last)
-        places = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        outputs = torch.empty(num_images, len(weight), height // 2, width // 2, memory_format=torch.channels_last)
+        places = torch.empty_like(outputs, dtype=torch.uint8)
         filters = weight.view(-1, LANES, num_in, 5, 5).permute(0, 3, 4, 2, 1).contiguous()
         tensors = (features, filters, bias, outputs, places)
         call(compiled(num_in, len(weight)), "forward", *tensors, lengths=(num_images, height, width))
