@@ -2,10 +2,10 @@
 
     python benchmarks/demo_load.py results/resnet > load.json
 
-Prints JSON: requests lost (refused, broken off, without an answer) and wrong (another class, or a probability that
-differs by more than 1e-5), requests a second, milliseconds from the upload to the answer (median, 95 % and 99 %), and
-the server's resident memory from request 200 on. Exit code 1 if one was lost or wrong, or the memory not flat. Only on
-Linux, whose /proc tells the memory. It sends only to the server that it starts, on this machine.
+Prints JSON: requests lost (refused, interrupted, without an answer) and wrong (another class, or a probability that
+differs by more than 1e-5), requests/s, milliseconds from the upload to the answer (p50, p95 and p99), and the server's
+resident memory from request 200 on. The exit code is 1 if one was lost or wrong, or if memory was not flat. It needs
+Linux, whose /proc tells the memory, and sends only to the server that it starts on this machine.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from cifar import load_model
 from cifar.data.cifar10 import load, open_dataset
 from cifar.machine import describe_commit, describe_machine, describe_versions
 
-IMAGES = 100  # of the bundled sample, in turn
-FLAT = 0.1  # share by which the memory may differ from that at the first measurement
+IMAGES = 100  # of the bundled sample, one after another
+FLAT = 0.1  # fraction by which memory may differ from the first measurement
 SECONDS = 120  # after which a request counts as lost
 
 
 @dataclass
 class Tally:
-    """What the requests came to; grows as they are answered."""
+    """Results of the requests so far."""
 
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--warm", type=int, default=200, help="requests before the memory is looked at")
+    parser.add_argument("--warm", type=int, default=200, help="requests before memory is measured")
     arguments = parser.parse_args()
     images, expected = make_images(arguments.run)
     command = [sys.executable, "-m", "cifar", "demo", str(arguments.run), "--device", "cpu"]
@@ -62,7 +62,7 @@ def main() -> int:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
             if not address:
-                return 1  # it has said why
+                return 1  # the server has said why
             tally = Tally()
             start = time.perf_counter()
             asyncio.run(run_clients(address, images, expected, tally=tally, pid=server.pid, arguments=arguments))
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def make_images(run: Path) -> tuple[list[bytes], list[dict[str, float]]]:
-    """PNG files, and for each the probabilities that the network gives by itself."""
+    """PNG files, and for each the probabilities by the network itself."""
     classifier = load_model(run, device="cpu")
     images = load(open_dataset("sample"), "train").images[:IMAGES]
     files, expected = [], []
@@ -97,10 +97,10 @@ async def run_clients(
     pid: int,
     arguments: argparse.Namespace,
 ) -> None:
-    """Send all requests; each client sends its next one when it has the answer to the last."""
+    """Send all requests; each client waits for an answer before it sends its next request."""
     numbers = iter(range(arguments.requests))
 
-    async def be_client(client: httpx.AsyncClient) -> None:
+    async def run_client(client: httpx.AsyncClient) -> None:
         for number in numbers:
             which = number % len(images)
             start = time.perf_counter()
@@ -118,11 +118,11 @@ async def run_clients(
 
     limits = httpx.Limits(max_connections=arguments.clients, max_keepalive_connections=arguments.clients)
     async with httpx.AsyncClient(base_url=address, timeout=SECONDS, limits=limits, trust_env=False) as client:
-        await asyncio.gather(*(be_client(client) for _ in range(arguments.clients)))
+        await asyncio.gather(*(run_client(client) for _ in range(arguments.clients)))
 
 
 async def ask(client: httpx.AsyncClient, image: bytes, *, name: str) -> dict[str, Any]:
-    """Upload, ask, and read the answer of one image, as the page tells programs to.
+    """Upload one image, ask, and read the answer, as the page tells programs to.
 
     Raises:
         httpx.HTTPError, ValueError, KeyError, IndexError: there was none.
@@ -138,7 +138,7 @@ async def ask(client: httpx.AsyncClient, image: bytes, *, name: str) -> dict[str
 
 
 def is_right(answer: dict[str, Any], expected: dict[str, float]) -> bool:
-    """Whether all probabilities are the network's own, and the class is the likeliest."""
+    """Whether all probabilities are the network's own, and the label is its top-1 class."""
     probs = {row["label"]: row["confidence"] for row in answer["confidences"]}
     return (
         probs.keys() == expected.keys()
@@ -148,7 +148,7 @@ def is_right(answer: dict[str, Any], expected: dict[str, float]) -> bool:
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process holds."""
+    """The resident memory of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
 
@@ -167,7 +167,7 @@ def sum_up(tally: Tally, *, seconds: float, arguments: argparse.Namespace) -> di
         "first_failures": [*tally.lost, *tally.wrong][:5],
         "seconds": seconds,
         "requests_per_second": len(tally.milliseconds) / seconds,
-        "milliseconds": {f"p{share}": float(value) for share, value in zip((50, 95, 99), times, strict=True)},
+        "milliseconds": {f"p{percent}": float(value) for percent, value in zip((50, 95, 99), times, strict=True)},
         "memory": {
             "from_request": arguments.warm,
             "first_bytes": first,

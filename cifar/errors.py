@@ -1,4 +1,4 @@
-"""The two errors that a person is meant to read: one sentence that names the thing and the remedy."""
+"""What a person is meant to read: two errors, each one sentence that names the thing and the remedy, and a warning."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class WorldError(RuntimeError):
     """What the world did (network, disk, a file, a missing device or package). The command line exits with 1."""
+
+
+class Remark(UserWarning):
+    """Something is slower or other than asked, in one sentence. The command line prints it as one plain line."""

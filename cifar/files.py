@@ -1,11 +1,19 @@
-"""Files that are either all there or not there."""
+"""Files that are either all there or not there, and the folder where what can be made again is kept."""
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+
+def cache_folder() -> Path:
+    """Where decoded data, compiled kernels and the like lie: CIFAR_HOME, if set, else the platform's cache folder."""
+    from platformdirs import user_cache_dir
+
+    home = os.environ.get("CIFAR_HOME")
+    return Path(home).expanduser() if home else Path(user_cache_dir("cifar"))
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -14,16 +22,15 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         OSError: as the system gives it; nothing half-written stays.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # unlike those of tempfile, with the permissions that the umask leaves
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp gives 0600, and run folders are there to be shared
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

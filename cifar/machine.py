@@ -1,4 +1,4 @@
-"""The machine: what a number was made with (as it goes into every summary), and which device and precision to use."""
+"""The machine and its software (provenance, as it goes into every summary), and which device and precision to use."""
 
 import ctypes
 import importlib.metadata
@@ -9,14 +9,15 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+from cifar import __version__
 from cifar.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in glibc's malloc.h
-PACKAGES = ("cifar", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, usable cores, memory in bytes, GPUs and operating system of this machine, JSON-ready."""
+    """CPU, usable cores, memory in bytes, GPUs and operating system of this machine, JSON-ready."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -31,7 +32,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def processor_name() -> str:
-    """The processor's name as the system gives it."""
+    """The CPU's name as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -41,7 +42,7 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, which a container or taskset can make fewer than the machine's."""
+    """Cores that this process may run on: a container or taskset can leave fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -56,23 +57,23 @@ def memory_bytes() -> int:
 
 
 def keep_memory() -> None:
-    """Have the C library keep what this process frees, for its next step; other C libraries than glibc are left alone.
+    """Have glibc keep freed memory for the next step; other C libraries are left alone.
 
-    glibc hands every freed tensor back to the kernel, which must then find and clear each of its pages anew when the
-    next step asks for the same memory: nearly half of a step's time with large batches (`docs/log.md`).
+    glibc returns every large freed tensor to the kernel, which must map and clear its pages again when the next step
+    asks for the same memory: nearly half of a step's time with large batches (`docs/log.md`).
     """
     if platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    library.mallopt(M_MMAP_MAX, 0)  # large blocks from the heap, where they can be used again
-    library.mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never made smaller
+    library.mallopt(M_MMAP_MAX, 0)  # large blocks from the heap, where they are used again
+    library.mallopt(M_TRIM_THRESHOLD, -1)  # the heap never shrinks
 
 
 def flush_denormals() -> None:
-    """Count numbers too small for the usual form as 0: they slow trained convolutions 20 to 50 times (pytorch#19651).
+    """Flush denormals to zero: they slow trained convolutions 20 to 50 times (pytorch#19651).
 
-    Torch's threads have the mode that the thread which starts them has at that moment: call this before torch computes
-    anything, else it holds in the calling thread alone.
+    PyTorch's threads inherit the mode of the thread that starts them: call this before PyTorch computes anything, else
+    it holds in the calling thread alone.
     """
     import torch
 
@@ -81,7 +82,7 @@ def flush_denormals() -> None:
 
 def describe_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "cifar": __version__}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -110,51 +111,77 @@ def run_git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def choose_device(name: str = "") -> str:
-    """The device to run on: the one named, or the best that is present (cuda, then mps, then cpu).
+def check_device(name: str) -> None:
+    """Refuse a name that no device has, without waiting for PyTorch; "" is the best available.
 
     Raises:
-        InputError: a name that is none of the three, or a device that this machine or this build of torch lacks.
+        InputError: names the valid ones.
     """
+    if name not in ("", "cpu", "mps", "cuda"):
+        raise InputError(f"There is no device {name!r}: choose cpu, mps or cuda.")
+
+
+def choose_device(name: str = "") -> str:
+    """The device to run on: the one named, or the best available (cuda, then mps, then cpu).
+
+    Raises:
+        InputError: another name, or a device that this machine or this build of PyTorch lacks.
+    """
+    check_device(name)
     import torch
 
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not name:
         return next(device for device, there in present.items() if there)
-    if name not in present:
-        raise InputError(f"There is no device {name!r}: choose cpu, mps or cuda.")
     if not present[name]:
         there = ", ".join(device for device, there in present.items() if there)
         raise InputError(f"The device {name} is absent here: choose from {there}.")
     return name
 
 
-def choose_precision(wanted: str, *, device: str) -> tuple[Literal["32-true", "bf16-mixed", "16-mixed"], str]:
-    """Fabric's name of the precision that the hardware has, and a sentence where it is not what was asked ("" else).
+def choose_precision(wanted: str, *, device: str) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
+    """The precision that the hardware has, and a sentence where it is not what the recipe asks for ("" else).
 
-    Processors without native bf16 are 44 to 500 times slower in it than in fp32 (pytorch#146508): never emulated.
+    CPUs without native bf16 are 44 to 500 times slower in it than in fp32 (pytorch#146508): it is never emulated.
+
+    Args:
+        wanted: auto, fp32, bf16 or fp16.
+        device: cpu, mps or cuda.
     """
-    if wanted in ("fp32", "auto") and not (wanted == "auto" and device == "cuda" and has_bf16("cuda")):
-        return "32-true", ""
-    if wanted in ("bf16", "auto") and has_bf16(device):
-        return "bf16-mixed", ""
+    if wanted == "auto":
+        return ("bf16" if device == "cuda" and has_bf16("cuda") else "fp32"), ""
+    if wanted == "bf16" and has_bf16(device):
+        return "bf16", ""
     if wanted == "fp16" and device == "cuda":
-        return "16-mixed", ""
-    return "32-true", f"This {device} has no fast {wanted}: training in fp32."
+        return "fp16", ""
+    return "fp32", "" if wanted == "fp32" else f"This {device} has no fast {wanted}: training in fp32."
 
 
-def choose_compile(wanted: str, *, device: str) -> tuple[bool, str]:
-    """Whether to compile the network for training, and a sentence where that is not what was asked ("" else)."""
-    if wanted == "no" or (wanted == "auto" and device != "cuda"):
-        return False, ""
+def choose_compile(wanted: bool, *, device: str) -> tuple[bool, str]:
+    """Whether the network can be compiled for training as asked, and a sentence where it cannot ("" else).
+
+    Args:
+        wanted: whether it was asked for.
+        device: cpu, mps or cuda.
+    """
     compilers = (os.environ.get("CXX", "c++"), "g++", "clang++", "cl")
-    if device == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
+    if wanted and device == "cpu" and not any(shutil.which(compiler) for compiler in compilers):
         return False, "No C++ compiler is here: training without compilation."
-    return True, ""
+    return wanted, ""
+
+
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 in hardware, rather than emulating it."""
+    """Whether the device multiplies bf16 in hardware; device: cpu, mps or cuda."""
     import torch
 
     if device == "cuda":

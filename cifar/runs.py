@@ -1,35 +1,42 @@
-"""The run folder on disk: the one interface between training and everything that comes after it.
+"""The run folder on disk: the interface between training and everything after it, and the only code that writes one.
 
     recipe.json          the Recipe, whole: enough to repeat the run
-    metrics.csv          a row an epoch
+    metrics.csv          a row per epoch
     model.safetensors    the best weights (by validation accuracy), as the model's own state dict
     last.ckpt            everything needed to continue exactly
-    summary.json         the result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
+    summary.json         state and result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     curves.png           drawn from metrics.csv
     evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    written by evaluation
-    references.json      against people and known faults of the test set, by `cifar evaluate --references`
+    references.json      against human labels and known faults of the test set, by `cifar evaluate --references`
     corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
     report.html          all of this on a page, by `cifar report`
     card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
+A run's state, in summary.json, is "unfinished", "trained" (the best weights are final) or "tested" (so is the result).
 Every file is written whole: to a temporary name in the same folder, flushed, then renamed.
 """
 
 import csv
 import io
 import json
+import shutil
 import tempfile
+import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar.errors import InputError, WorldError
-from cifar.files import write_bytes, write_text
+from cifar.files import write_bytes, write_json, write_text, write_whole
 from cifar.recipes import Recipe, read_recipe, to_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 RECIPE, METRICS, WEIGHTS, CHECKPOINT = "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt"
@@ -38,6 +45,7 @@ REFERENCES, CORRUPTIONS, REPORT, CARD = "references.json", "corruptions.json", "
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 MISTAKES = "mistakes.png"
 PICTURES = ("curves.png", "confusion.png", "reliability.png", MISTAKES, "corruptions.png")
+LOGS = ("tensorboard", "wandb")  # folders
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,7 +66,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write metrics.csv, a row an epoch; a value that does not exist (no validation images) is an empty cell."""
+    """Write metrics.csv, a row per epoch; a value that does not exist (no validation images) is an empty cell.
+
+    Args:
+        folder: the run's.
+        rows: an epoch each, with the same keys.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -107,7 +120,10 @@ def new_folder(folder: Path, *, overwrite: bool) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Remove a former run's files, and nothing that a run did not write."""
+    """Remove a former run's files, its logs included, and nothing that a run did not write."""
+    if (folder / RECIPE).exists():
+        for name in LOGS:
+            shutil.rmtree(folder / name, ignore_errors=True)
     results = (SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL, REFERENCES, CORRUPTIONS)
     made_of_them = (*PICTURES, REPORT, CARD, ONNX, ONNX_INT8, EXPORT)
     for name in (RECIPE, METRICS, WEIGHTS, CHECKPOINT, *results, *made_of_them):
@@ -120,9 +136,111 @@ def clear(folder: Path) -> None:
         clear(fold)
 
 
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file that belongs to a run, such as a picture, a report or an export, whole or not at all."""
+    write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that belongs to a run, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a run by their names, such as its pictures."""
+    for name, content in files.items():
+        write_file(folder / name, content)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a JSON file that belongs to a run, such as export.json, whole or not at all."""
+    write_json(path, record)
+
+
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write recipe.json."""
     write_text(folder / RECIPE, to_json(recipe))
+
+
+def update_summary(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Write summary.json with these fields changed, and give what it holds now."""
+    path = folder / SUMMARY
+    summary = (read_json(path) if path.exists() else {}) | changes
+    write_json(path, summary)
+    return summary
+
+
+def run_state(summary: Mapping[str, Any]) -> str:
+    """unfinished, trained or tested, as a summary says; those of older versions do not say it in a word."""
+    if "state" in summary:
+        return str(summary["state"])
+    if not summary.get("finished"):
+        return "unfinished"
+    return "trained" if summary.get("test_accuracy") is None else "tested"
+
+
+def how_computed(folder: Path) -> tuple[str, bool]:
+    """The kernels that a run, or the first fold of a cross-validation, was computed with, and whether it was compiled.
+
+    "" and false where the folder does not tell.
+    """
+    paths = (folder / SUMMARY, folder / "fold-0" / SUMMARY)
+    summary = next((read_json(path) for path in paths if path.exists()), {})
+    return str(summary.get("kernels", "")), bool(summary.get("compiled", False))
+
+
+def count_test_evaluation(folder: Path, *, purpose: str) -> None:
+    """Record that the test split is opened now, before it is: an evaluation that fails half-way has happened.
+
+    Args:
+        folder: the run's.
+        purpose: why it is opened.
+    """
+    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "purpose": purpose}
+    update_summary(folder, test_readings=[*read_json(folder / SUMMARY)["test_readings"], entry])
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of a run on Weights & Biases: unique, and the same whenever the run is resumed."""
+    found = read_json(folder / SUMMARY).get("wandb_id") or uuid.uuid4().hex[:12]
+    update_summary(folder, wandb_id=found)
+    return str(found)
+
+
+def write_evaluation(
+    folder: Path, evaluation: Mapping[str, Any], probs: "NDArray[np.float32]", labels: "NDArray[np.int64]"
+) -> None:
+    """Write predictions.npz and evaluation.json.
+
+    Args:
+        folder: of the run.
+        evaluation: JSON-ready, with the name of its split.
+        probs: [N, 10]; labels: [N]; in the original order.
+    """
+    import numpy as np
+
+    data = io.BytesIO()
+    np.savez_compressed(data, probs=probs, labels=labels, split=np.array(evaluation["split"]))
+    write_bytes(folder / PREDICTIONS, data.getvalue())
+    write_json(folder / EVALUATION, evaluation)
+
+
+def read_predictions(folder: Path) -> tuple["NDArray[np.float32]", "NDArray[np.int64]", str]:
+    """Probabilities [N, 10], labels [N] and the name of the split of a run's last evaluation.
+
+    Raises:
+        WorldError: absent or damaged.
+    """
+    import numpy as np
+
+    path = folder / PREDICTIONS
+    try:
+        with np.load(path) as arrays:
+            return arrays["probs"], arrays["labels"], str(arrays["split"])
+    except FileNotFoundError:
+        raise WorldError(f"{path} does not exist: `cifar evaluate {folder}` makes it.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise WorldError(f"{path} cannot be read ({error}): `cifar evaluate {folder}` makes it anew.") from None
 
 
 def run_recipe(folder: Path) -> Recipe:
@@ -144,8 +262,8 @@ def check_run(folder: Path) -> None:
 def data_of_run(folder: Path) -> dict[str, str]:
     """The name and checksum of the data set that a run was trained on, under "data" and "data_sha256".
 
-    Also of a cross-validation and of a folder that `cifar export` made; both are "" where a folder holds nothing but
-    recipe and weights.
+    Also of a cross-validation and of a folder that `cifar export` wrote; both are "" where a folder holds only recipe
+    and weights.
 
     Raises:
         WorldError: the file that tells is damaged.
@@ -155,6 +273,13 @@ def data_of_run(folder: Path) -> dict[str, str]:
             record = read_json(folder / name)
             return {key: str(record.get(key, "")) for key in ("data", "data_sha256")}
     return {"data": "", "data_sha256": ""}
+
+
+def write_checkpoint(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write last.ckpt from tensors and plain values."""
+    import torch
+
+    write_whole(folder / CHECKPOINT, lambda file: torch.save(values, file))
 
 
 def save_weights(folder: Path, state: Mapping[str, "Tensor"]) -> None:

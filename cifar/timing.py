@@ -1,4 +1,4 @@
-"""Timing: alternatives in turn, so that what slows the machine down for a while slows all of them."""
+"""Interleaved timing of alternatives, so that a slow phase of the machine slows all of them."""
 
 import statistics
 import time
@@ -33,7 +33,7 @@ def in_turn(alternatives: Mapping[str, Callable[[], float]], *, repeats: int) ->
     """Measure each alternative once, then each again, `repeats` times over; a first round is thrown away.
 
     Args:
-        alternatives: functions that run something and give what was measured, such as seconds or images a second.
+        alternatives: functions that run something and give what was measured, such as seconds or images/s.
     """
     values: dict[str, list[float]] = {name: [] for name in alternatives}
     for round_number in range(repeats + 1):

@@ -1,12 +1,12 @@
-"""Draw the pages of curves of the recorded runs, results/cnn.png and the like: `python scripts/draw_results.py`.
+"""Draw the learning curves of the recorded runs, results/cnn.png and the like: `python scripts/draw_results.py`.
 
-A page holds the runs of a family that are on record; a family without any has no page.
+A page shows the recorded runs of one family; a family without any gets no page.
 """
 
 from pathlib import Path
 
-from cifar.reporting.figures import draw_runs
-from cifar.runs import METRICS, read_metrics
+from cifar.reporting.figures import png, runs_figure
+from cifar.runs import METRICS, read_metrics, write_file
 
 RESULTS = Path(__file__).parent.parent / "results"
 PAGES = {
@@ -20,7 +20,7 @@ def main() -> None:
     for page, (title, names) in PAGES.items():
         runs = {name: read_metrics(RESULTS / name) for name in names if (RESULTS / name / METRICS).exists()}
         if runs:
-            draw_runs(runs, RESULTS / f"{page}.png", title=title)
+            write_file(RESULTS / f"{page}.png", png(runs_figure(runs, title=title)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Make the bundled sample and the table of fingerprints from the cached CIFAR-10: `python scripts/make_sample.py`.
+"""Make the bundled sample and the table of fingerprints from CIFAR-10: `python scripts/make_sample.py`.
 
-The sample is the first 100 training and the first 20 test images of every class, in the original order.
+The sample is the first 100 training and the first 20 test images of each class, in the original order.
 """
 
 import json
@@ -16,7 +16,7 @@ from cifar.data.split import Split
 
 
 def first_of_each_class(split: Split, count: int) -> torch.Tensor:
-    """Indices of the first `count` images of every class, ascending."""
+    """Indices of the first `count` images of each class, ascending."""
     return torch.cat([(split.labels == label).nonzero().flatten()[:count] for label in range(10)]).sort().values
 
 

@@ -1,7 +1,8 @@
-"""Put a finished run on record: `python scripts/record.py RUN NAME` copies what matters of it to results/NAME.
+"""Record a tested run: `python scripts/record.py RUN NAME` copies what matters of it to results/NAME.
 
-recipe.json, metrics.csv, summary.json, what evaluations left and the pictures; the weights where they are under 3 MB;
-of a cross-validation crossval.json and each fold's recipe, metrics and summary. Then `python scripts/results_table.py`.
+That is recipe.json, metrics.csv, summary.json, the files of evaluations and the pictures, and the weights if they are
+smaller than 3 MB; of a cross-validation, crossval.json and each fold's recipe, metrics and summary. Run
+`python scripts/results_table.py` afterwards.
 """
 
 import argparse
@@ -11,55 +12,57 @@ import shutil
 import sys
 from pathlib import Path
 
+from cifar.runs import run_state
+
 RESULTS = Path(__file__).parent.parent / "results"
 FILES = (
     "recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz",
     "curves.png", "confusion.png", "reliability.png", "mistakes.png",
 )  # fmt: skip
-WHERE_ASKED = ("references.json", "corruptions.json", "corruptions.png", "export.json")
+OPTIONAL_FILES = ("references.json", "corruptions.json", "corruptions.png", "export.json")
 FOLD_FILES = ("recipe.json", "metrics.csv", "summary.json")
-LARGEST_WEIGHTS = 3_000_000
+MAX_WEIGHTS_BYTES = 3_000_000
 
 
 def record(run: Path, target: Path) -> None:
-    """Copy a run, or a cross-validation with its folds.
+    """Copy a run, or a cross-validation with its folds, in place of what is recorded under that name.
 
     Raises:
-        SystemExit: it is not finished or evaluated, was made with uncommitted changes, or is on the sample.
+        SystemExit: it is not tested, lacks files, was trained with code that is in no commit, or on other data.
     """
     crossval = run / "crossval.json"
     folds = sorted(run.glob("fold-*")) if crossval.exists() else []
     for folder in folds or [run]:
-        refuse_what_cannot_be_trusted(folder)
+        check_recordable(folder)
     if missing := [name for name in FILES if not folds and not (run / name).exists()]:
-        sys.exit(f"{run} lacks {', '.join(missing)}: `cifar evaluate {run}` makes them.")
+        sys.exit(f"{run} lacks {', '.join(missing)}: `cifar evaluate {run}` writes them.")
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
     for folder in folds:
         copy(folder, target / folder.name, FOLD_FILES)
-    asked = tuple(name for name in WHERE_ASKED if (run / name).exists())
-    copy(run, target, ("recipe.json", "crossval.json") if folds else (*FILES, *asked))
+    optional = tuple(name for name in OPTIONAL_FILES if (run / name).exists())
+    copy(run, target, ("recipe.json", "crossval.json") if folds else (*FILES, *optional))
     for path in target.rglob("summary.json"):
-        forget_folder(path)
+        remove_save_folder(path)
     weights = run / "model.safetensors"
-    if weights.exists() and weights.stat().st_size < LARGEST_WEIGHTS:
+    if weights.exists() and weights.stat().st_size < MAX_WEIGHTS_BYTES:
         shutil.copy(weights, target)
 
 
-def refuse_what_cannot_be_trusted(run: Path) -> None:
-    """End with a sentence where a run is no record."""
+def check_recordable(run: Path) -> None:
+    """Exit with a sentence if a run must not be recorded."""
     summary = json.loads((run / "summary.json").read_text())
-    if not summary["finished"] or not summary["test_readings"]:
-        sys.exit(f"{run} is not finished.")
+    if (state := run_state(summary)) != "tested":
+        sys.exit(f"{run} is {state}, not tested: resume it first.")
     if summary["data"] != "CIFAR-10":
         sys.exit(f"{run} was trained on {summary['data']}.")
     if not summary["commit"] or summary["commit"].endswith("+changes"):
-        sys.exit(f"{run} was trained with changes that no commit holds ({summary['commit'] or 'no commit'}).")
+        sys.exit(f"{run} was trained with code that is in no commit ({summary['commit'] or 'no git'}).")
 
 
-def forget_folder(path: Path) -> None:
-    """Take the folder that a run was saved to out of the command in its summary: it is nobody else's."""
+def remove_save_folder(path: Path) -> None:
+    """Remove --save-folder from the command in a summary: the folder exists on one machine only."""
     summary = json.loads(path.read_text())
     words = shlex.split(summary["command"])
     for flag in ("-s", "--save-folder"):
@@ -69,7 +72,7 @@ def forget_folder(path: Path) -> None:
 
 
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Copy these files, each of which must be there."""
+    """Copy these files, all of which must exist."""
     target.mkdir(exist_ok=True)
     for name in names:
         shutil.copy(source / name, target)

@@ -7,71 +7,73 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 HEAD = (
-    "| run | test accuracy | 95 % interval | seed | epochs | training | machine | command |\n"
+    "| run | test accuracy | 95% interval | seed | epochs | training time | machine | command |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 EXPORT_HEAD = (
-    "| run | network | farthest from it | accuracy fp32 → int8 | lost | images/s fp32 → int8 | | size fp32 → int8 |\n"
+    "| run | network | largest difference | accuracy fp32 → int8 | accuracy lost | images/s fp32 → int8 | speedup "
+    "| size fp32 → int8 |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 SPEED_HEAD = (
-    "| recipe | mean test accuracy | s | its 95 % interval | seeds | whole process | of the reference's | command |\n"
+    "| recipe | mean test accuracy | standard deviation | 95% interval of the mean | seeds | time of the whole process "
+    "| relative to the reference | recorded command |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
 
 def table(results: Path) -> str:
-    """A row for every recorded run, by name."""
+    """A row for each recorded run, then for each recorded cross-validation, by name."""
     rows = [row_of_run(path.parent) for path in sorted(results.glob("*/summary.json"))]
     rows += [row_of_crossval(path.parent) for path in sorted(results.glob("*/crossval.json"))]
     return HEAD + "".join(rows)
 
 
 def row_of_run(folder: Path) -> str:
-    """One recorded run: the interval is Wilson's, over the test images."""
+    """One recorded run, with Wilson's interval over the test images."""
     summary = json.loads((folder / "summary.json").read_text())
     views = summary["recipe"].get("views", "none")
-    accuracy = f"{summary['test_accuracy']:.2%}" + (f" (views: {views})" if views != "none" else "")
+    accuracy = f"{summary['test_accuracy']:.2%}" + (f" (TTA: {views})" if views != "none" else "")
     return row(folder, accuracy, summary["test_interval"], summary["seed"], summary)
 
 
 def row_of_crossval(folder: Path) -> str:
-    """One recorded cross-validation: mean and standard deviation over the folds, Student's interval."""
+    """One recorded cross-validation: mean and standard deviation over the folds, with Student's interval."""
     result = json.loads((folder / "crossval.json").read_text())
     first = json.loads((folder / "fold-0" / "summary.json").read_text())
     test, num_folds = result["test"], result["num_folds"]
-    accuracy = f"{test['mean']:.2%} ± {100 * test['std']:.2f} (mean ± s of {num_folds} folds)"
+    accuracy = f"{test['mean']:.2%} ± {100 * test['std']:.2f} (mean ± standard deviation over {num_folds} folds)"
     seeds = f"{first['seed']} … {first['seed'] + num_folds - 1}"
     return row(folder, accuracy, test["interval"], seeds, first | {"seconds": result["seconds"]})
 
 
 def row(folder: Path, accuracy: str, interval: list[float], seed: object, summary: dict[str, Any]) -> str:
-    """A line of the table."""
+    """A row of the table of results."""
     cells = (
         f"[{folder.name}](results/{folder.name})",
         accuracy,
         f"{interval[0]:.2%} to {interval[1]:.2%}",
         str(seed),
         str(summary["epochs"]),
-        f"{summary['seconds'] / 60:.1f} min" + sittings(summary.get("sittings", 1)),
+        f"{summary['seconds'] / 60:.1f} min" + in_parts(summary.get("sittings", 1)),
         hardware(summary["machine"]),
         f"`{summary['command']}`",
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def sittings(number: int) -> str:
-    """What stands behind the minutes of a run that was stopped and resumed."""
-    return f" in {number} sittings" if number > 1 else ""
+def in_parts(number: int) -> str:
+    """What follows the training time of a run that was stopped and resumed."""
+    return f" in {number} parts" if number > 1 else ""
 
 
 def export_table(results: Path) -> str:
-    """A row for every run whose ONNX file is on record with an 8-bit one beside it."""
+    """A row for each recorded ONNX export, which has an 8-bit file beside it."""
     return EXPORT_HEAD + "".join(row_of_export(path) for path in sorted(results.glob("*/export.json")))
 
 
 def row_of_export(path: Path) -> str:
-    """One exported run: the fp32 file against the network, the 8-bit file against the fp32 one."""
+    """One export: the fp32 file compared with the network, and the 8-bit file with the fp32 file."""
     export = json.loads(path.read_text())
     fp32, int8 = export["int8"]["fp32"], export["int8"]["int8"]
     cells = (
@@ -81,38 +83,38 @@ def row_of_export(path: Path) -> str:
         f"{fp32['accuracy']:.2%} → {int8['accuracy']:.2%}",
         f"{100 * export['int8']['accuracy_lost']:.2f} points",
         f"{fp32['images_per_second']:,.0f} → {int8['images_per_second']:,.0f}",
-        f"{int8['images_per_second'] / fp32['images_per_second']:.2f} ×",
+        f"{int8['images_per_second'] / fp32['images_per_second']:.2f}×",
         f"{fp32['bytes'] / 1e6:.2f} → {int8['bytes'] / 1e6:.2f} MB",
     )
     return f"| {' | '.join(cells)} |\n"
 
 
 def speed_table(results: Path) -> str:
-    """A row for every recipe that was timed in turn with the reference, the quickest first, and what it ran on."""
+    """A row for each recipe of the recorded speed runs, the fastest first; then machine and versions."""
     path = results / "speednet" / "table.json"
     if not path.exists():
-        return "The final runs are not on record yet.\n"
-    found = json.loads(path.read_text())
-    ordered = sorted(found["recipes"].items(), key=lambda item: item[1]["seconds"] or math.inf)
-    rows = (row_of_speed(name, figures, found["commands"][name]) for name, figures in ordered)
-    packages = ", ".join(f"{name} {found['versions'][name]}" for name in ("python", "torch"))
-    notes = [f"On {hardware(found['machine'])}; {packages}."]
+        return "No speed runs are recorded.\n"
+    recorded = json.loads(path.read_text())
+    ordered = sorted(recorded["recipes"].items(), key=lambda item: item[1]["seconds"] or math.inf)
+    rows = (row_of_speed(name, figures, recorded["commands"][name]) for name, figures in ordered)
+    versions = recorded["versions"]
+    notes = [f"On {hardware(recorded['machine'])}; Python {versions['python']}, PyTorch {versions['torch']}."]
     notes += [
-        f"{run['recipe']}, seed {run['seed']}, on {hardware(run['machine'])}, no reference beside it: "
+        f"{run['recipe']}, seed {run['seed']}, on {hardware(run['machine'])}, where the reference was not run: "
         f"{run['seconds'] / 60:.1f} min."
-        for run in found["elsewhere"]
+        for run in recorded["elsewhere"]
     ]
     return SPEED_HEAD + "".join(rows) + "\n" + "\n".join(notes) + "\n"
 
 
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
-    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time."""
+    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time and its ratio."""
     interval = figures["interval"]
     timed = "" if figures["timed"] == figures["seeds"] else f" ({figures['timed']} runs)"
     cells = (
         name,
         f"{figures['mean_accuracy']:.2%}",
-        f"{100 * figures['std']:.2f}" if interval else "",
+        f"{100 * figures['std']:.2f} points" if interval else "",
         f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "one seed",
         str(figures["seeds"]),
         f"{figures['seconds'] / 60:.1f} min" + timed if figures["timed"] else "",
@@ -123,17 +125,17 @@ def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
 
 
 def hardware(machine: dict[str, Any]) -> str:
-    """A summary's machine in words."""
+    """GPUs or CPU, cores and instruction set of a summary's machine."""
     return f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})"
 
 
 def with_tables(text: str, results: Path) -> str:
-    """The README's text with every table as these results have it."""
+    """The README's text with every table written anew from these results."""
     for name, write in {"speed": speed_table, "results": table, "exports": export_table}.items():
         begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = text.partition(begin)
-        _, found, after = rest.partition(end)
-        assert found, f"README.md has no marks of the table {name}"
+        _, found_end, after = rest.partition(end)
+        assert found_end, f"README.md lacks the markers of the table {name}"
         text = before + begin + write(results) + end + after
     return text
 

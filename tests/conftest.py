@@ -1,6 +1,7 @@
 """What several tests share: the sample, opened once; a cache of its own, that no test touches the person's; a hub."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the programs that tests start
 
 
+LOOK_INTO_THE_CACHE = {"audit", "data", "kernels", "robustness"}  # folders of tests that expect it empty
+
+
 @pytest.fixture(scope="session")
 def sample() -> Dataset:
     return open_dataset("sample")
@@ -31,12 +35,45 @@ def few(sample: Dataset) -> tuple[Split, Split]:
     return train.select(order[:200]), train.select(order[200:260])
 
 
+@pytest.fixture(scope="session")
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Native kernels that tests have compiled, for later tests of all workers: each takes a second."""
+    folder = tmp_path_factory.getbasetemp().parent / "kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def copy_kernels(source: Path, target: Path) -> None:
+    """Copy compiled kernels that the target lacks, each whole."""
+    for path in source.glob("*.so") if source.is_dir() else ():
+        if not (target / path.name).exists():
+            part = shutil.copy(path, target / f".{path.name}.{os.getpid()}")
+            Path(part).replace(target / path.name)
+
+
 @pytest.fixture(autouse=True)
-def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tests marked `full` read the real cache; every other test has an empty one."""
-    if request.node.get_closest_marker("full") is None:
-        monkeypatch.setenv("CIFAR_HOME", str(tmp_path / "cifar-home"))
+def own_cache(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    compiled_kernels: Path,
+) -> Iterator[None]:
+    """Tests marked `full` read the real cache; every other test has its own, empty but for native kernels."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+    if request.node.get_closest_marker("full") is not None:
+        yield
+        return
+    home = tmp_path_factory.mktemp("cache") / "home"
+    monkeypatch.setenv("CIFAR_HOME", str(home))
+    if request.node.path.parent.name in LOOK_INTO_THE_CACHE:
+        yield
+        return
+    if any(compiled_kernels.iterdir()):
+        home.mkdir()
+        (home / "kernels").mkdir(mode=0o700)
+        copy_kernels(compiled_kernels, home / "kernels")
+    yield
+    copy_kernels(home / "kernels", compiled_kernels)
 
 
 @pytest.fixture(scope="session")

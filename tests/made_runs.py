@@ -1,28 +1,31 @@
 """Run folders as `cifar train` leaves them after an evaluation, made from probabilities instead of a training."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar.data.cifar10 import SHA256, Split
+from cifar.data.cifar10 import SHA256
 from cifar.evaluation.evaluate import evaluate
-from cifar.evaluation.testing import write_predictions
 from cifar.files import write_json
-from cifar.recipes import Recipe, cnn
-from cifar.runs import EVALUATION, SUMMARY, write_recipe
+from cifar.recipes import Recipe, cnn, with_fields
+from cifar.runs import EVALUATION, PREDICTIONS, SUMMARY, write_recipe
 
 SAMPLE = "SAMPLE OF CIFAR-10"
 
 
-def make_probs(labels: NDArray[np.int64], share: float, *, seed: int) -> NDArray[np.float32]:
-    """Probabilities [N, 10] whose likeliest class is the label for about this share of the images."""
+def make_probs(labels: NDArray[np.int64], fraction: float, *, seed: int) -> NDArray[np.float32]:
+    """Probabilities [N, 10] whose top-1 class is the label for about this fraction of the images."""
     generator = np.random.default_rng(seed)
-    classes = np.where(generator.random(len(labels)) < share, labels, (labels + generator.integers(1, 10)) % 10)
+    classes = np.where(generator.random(len(labels)) < fraction, labels, (labels + generator.integers(1, 10)) % 10)
     probs = generator.random((len(labels), 10)) + 2 * np.eye(10)[classes]
     return (probs / probs.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_predictions(folder: Path, labels: NDArray[np.int64], probs: NDArray[np.float32], *, split: str) -> None:
+    """Write predictions.npz as an evaluation does."""
+    np.savez_compressed(folder / PREDICTIONS, probs=probs, labels=labels, split=np.array(split))
 
 
 def make_run(
@@ -36,13 +39,11 @@ def make_run(
     data: str = SAMPLE,
 ) -> Path:
     """A run folder with these predictions."""
-    recipe = dataclasses.replace(recipe or cnn(), seed=seed)
     folder.mkdir(parents=True)
-    write_recipe(folder, recipe)
+    write_recipe(folder, with_fields(recipe or cnn(), seed=seed))
     record = {"data": data, "data_sha256": SHA256[data]["all"]}
     evaluation = evaluate(torch.from_numpy(probs), torch.from_numpy(labels), split=split)
     write_json(folder / EVALUATION, record | {"run": folder.name, "views": "none"} | evaluation)
     write_json(folder / SUMMARY, record | {"test_readings": [{"time": "", "purpose": "a test"}]})
-    part = Split(torch.empty(0), torch.from_numpy(labels))
-    write_predictions(folder, torch.from_numpy(probs), part, split=split)
+    make_predictions(folder, labels, probs, split=split)
     return folder

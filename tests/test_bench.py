@@ -1,14 +1,17 @@
-"""`cifar bench` runs, and measures what it says. How fast is for the bench itself: nothing here is timed."""
+"""`cifar bench` runs and measures what it says. Nothing here is timed: that is for the bench itself."""
 
 import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cifar.bench import suite, textbook
 from cifar.bench.suite import Line, operations
@@ -18,7 +21,7 @@ from cifar.recipes import recipe_for
 from cifar.timing import Timing, in_turn
 
 
-def test_alternatives_take_turns_and_the_first_round_does_not_count() -> None:
+def test_in_turn_interleaves_alternatives_and_discards_the_first_round() -> None:
     order: list[str] = []
 
     def measure(name: str, value: float) -> float:
@@ -32,33 +35,35 @@ def test_alternatives_take_turns_and_the_first_round_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("unit, ratio", [("images/s", 2.0), ("s", 0.5)])
-def test_a_ratio_above_one_is_ours_better(unit: str, ratio: float) -> None:
+def test_ratio_above_one_means_ours_is_better(unit: str, ratio: float) -> None:
     assert Line("x", unit, Timing((4.0,)), Timing((2.0,))).ratio == ratio
     assert Line("x", unit, Timing((4.0,))).ratio is None
 
 
-def test_operations_of_a_network_counted_by_hand() -> None:
-    """cnn: a forward pass has two a multiplication and addition; a backward pass twice that, but for the first layer,
-    whose input needs no gradient."""
+def test_operations_of_cnn_agree_with_a_count_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, two per multiply-add; backward, twice that, except in the first layer, whose input needs no gradient."""
     from cifar.models import build_model
 
-    model = build_model(recipe_for("cnn"))
     layers: list[int] = []
 
-    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        weight = module.weight
-        positions = output[0].numel() // weight.shape[0]
-        layers.append(2 * weight.numel() * positions)
-        assert inputs
+    def counting(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def layer(features: torch.Tensor, weight: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+            outputs = function(features, weight, *arguments, **options)
+            positions = outputs[0].numel() // weight.shape[0]  # where the weights are applied, per image
+            layers.append(2 * weight.numel() * positions)
+            return outputs
 
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            module.register_forward_hook(count)  # type: ignore[arg-type]
-    model(torch.rand(1, 3, 32, 32))
+        return layer
+
+    with monkeypatch.context() as patched:
+        for name in ("conv2d", "linear"):
+            patched.setattr(F, name, counting(getattr(F, name)))
+        build_model(recipe_for("cnn"))(torch.rand(1, 3, 32, 32))
+    assert len(layers) == 6
     assert operations(recipe_for("cnn")) == 3 * sum(layers) - layers[0]
 
 
-def test_torchvision_reads_what_was_written(sample: Dataset, tmp_path: Path) -> None:
+def test_torchvision_reads_the_written_batches(sample: Dataset, tmp_path: Path) -> None:
     training, test = load(sample, "train"), load(sample, "test")
     textbook.write_python_batches(training, test, tmp_path)
     theirs = textbook.open_torchvision(tmp_path)
@@ -70,8 +75,8 @@ def test_torchvision_reads_what_was_written(sample: Dataset, tmp_path: Path) -> 
     assert label == training.labels[3]
 
 
-def test_the_textbook_learns(sample: Dataset, tmp_path: Path) -> None:
-    """What ours is measured against must be a training, not a loop that does nothing."""
+def test_textbook_loop_updates_the_weights(sample: Dataset, tmp_path: Path) -> None:
+    """What ours is compared with must be a training, not a loop that does nothing."""
     training = load(sample, "train")
     textbook.write_python_batches(training, load(sample, "test"), tmp_path)
     torch.manual_seed(0)
@@ -82,7 +87,7 @@ def test_the_textbook_learns(sample: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # of worker processes, where this one has threads
-def test_the_bench_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_measures_all_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["bench", "--quick", "--data", "sample", "--json"], program="cifar") == 0
     record = json.loads(capsys.readouterr().out)
     names = [line["name"] for line in record["lines"]]
@@ -94,7 +99,7 @@ def test_the_bench_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> 
     assert record["machine"]["cores"] >= 1
 
 
-def test_one_group_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_prints_one_group_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(app, ["bench", "--quick", "--data", "sample", "--only", "inference"], program="cifar") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["median", "lowest", "highest", "other", "ratio", "peak"]
@@ -103,15 +108,15 @@ def test_one_group_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose from training, data, loading, inference, memory" in capsys.readouterr().err
 
 
-def test_a_group_by_itself_in_a_fresh_process() -> None:
-    """Where no other group has made torchvision importable before."""
+def test_bench_measures_one_group_in_a_fresh_process() -> None:
+    """Where no other group has made torchvision importable before (`cifar.models.repair`)."""
     command = [sys.executable, "-m", "cifar", "bench", "--quick", "--data", "sample", "--only", "data"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "crop and flip" in done.stdout
 
 
-def test_peak_memory_is_this_process_and_not_its_parent(sample: Dataset) -> None:
+def test_peak_memory_is_that_of_a_process_of_its_own(sample: Dataset) -> None:
     held = np.ones(2_000_000_000, dtype=np.uint8)  # whose large pages come much faster than torch's
     (line,) = suite.memory_lines(sample, scale=dataclasses.replace(suite.QUICK, networks=()))
     assert held.sum() > 0

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cifar.cli import app, run_app
+from cifar.cli.display import TerminalDisplay
+from cifar.pipeline import Job
 from cifar.recipes import from_mapping, recipe_for
 
 ROOT = Path(__file__).parent.parent
@@ -49,8 +51,8 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
 
 def test_flags_are_the_recipe(finished: Path) -> None:
     recipe = from_mapping(json.loads((finished / "recipe.json").read_text()), origin="recipe.json")
-    assert (recipe.model, recipe.epochs, recipe.batch_size, recipe.lr) == ("cnn", 2, 100, 1e-3)
-    assert recipe.optimiser == recipe_for("cnn").optimiser
+    assert (recipe.model, recipe.epochs, recipe.batch_size, recipe.optimiser.lr) == ("cnn", 2, 100, 1e-3)
+    assert recipe.optimiser.kind == recipe_for("cnn").optimiser.kind
 
 
 def test_result_line_and_capitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +119,38 @@ BAD = [
     (["-m", "cnn", "--data", "/nonexistent/data"], "/nonexistent/data"),
     (["--resume", "/nonexistent/run"], "/nonexistent/run"),
     (["-m", "no.such.module:net"], "no.such.module"),
+    (["-m", "cnn", "--kernels", "fast"], "native or pytorch"),
 ]
+
+
+@pytest.mark.parametrize("flags, words", [row for row in BAD if "extra" not in row[0]][:21])
+def test_what_was_typed_is_refused_without_waiting_for_pytorch(flags: list[str], words: str) -> None:
+    code = (
+        "import sys; from cifar.cli import app, run_app\n"
+        f"code = run_app(app, ['train', *{flags!r}], program='cifar')\n"
+        "print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize("kernels, used", [([], "native"), (["--kernels", "pytorch"], "pytorch")])
+@pytest.mark.parametrize("compile", [False, True])
+def test_how_a_run_is_computed_is_in_its_summary(
+    kernels: list[str], used: str, compile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR_KERNELS", "native")
+    monkeypatch.setattr("torch.nn.Module.compile", lambda _: None)
+    assert cifar("train", *QUICK, "-e", "1", *kernels, *["--compile"] * compile, "-s", tmp_path / "run") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["kernels"], summary["compiled"]) == (used, compile)
+    # A resume computes in the same way.
+    jobs: list[Job] = []
+    monkeypatch.setattr("cifar.cli.train.run_job", lambda job, *_, **__: jobs.append(job))
+    monkeypatch.setenv("CIFAR_KERNELS", "native")
+    assert cifar("train", "--resume", tmp_path / "run") == 0
+    assert (jobs[0].compile, os.environ["CIFAR_KERNELS"]) == (compile, used)
 
 
 @pytest.mark.parametrize("flags, words", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
@@ -185,13 +218,9 @@ def test_ctrl_c_saves_everything_and_says_how_to_resume(tmp_path: Path) -> None:
 def test_resume_continues_and_a_finished_run_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @contextmanager
-    def stop_after_a_few_steps():  # type: ignore[no-untyped-def]
-        steps = iter([False] * 12 + [True] * 100)
-        yield lambda: next(steps)
-
+    steps = iter([False] * 12 + [True] * 100)
     with monkeypatch.context() as patch:
-        patch.setattr("cifar.cli.train.stop_on_signal", stop_after_a_few_steps)
+        patch.setattr(TerminalDisplay, "should_stop", lambda _: next(steps))
         assert cifar("train", *QUICK, "-s", tmp_path / "broken") == 130
     assert cifar("train", "--resume", tmp_path / "broken") == 0
     assert cifar("train", *QUICK, "-s", tmp_path / "whole") == 0
@@ -209,14 +238,10 @@ def test_resume_continues_and_a_finished_run_is_left_alone(
 def test_cross_validation_stops_and_resumes_between_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @contextmanager
-    def stop_in_the_second_fold():  # type: ignore[no-untyped-def]
-        steps = iter([False] * 20 + [True] * 100)
-        yield lambda: next(steps)
-
+    steps = iter([False] * 20 + [True] * 100)
     flags = [*QUICK, "--folds", "3", "--seed", "10"]
     with monkeypatch.context() as patch:
-        patch.setattr("cifar.cli.train.stop_on_signal", stop_in_the_second_fold)
+        patch.setattr(TerminalDisplay, "should_stop", lambda _: next(steps))
         assert cifar("train", *flags, "-s", tmp_path) == 130
     assert f"--resume {tmp_path}" in capsys.readouterr().err
     assert json.loads((tmp_path / "crossval.json").read_text())["finished"] is False
@@ -385,7 +410,8 @@ def test_a_damaged_archive_is_exit_1_and_leaves_no_folder(tmp_path: Path, capsys
     flags = ["--data", tmp_path / "cifar-10-python.tar.gz"]
     assert cifar("train", "-m", "cnn", *flags, "-s", tmp_path / "run") == 1
     assert cifar("data", *flags) == 1
-    errors = capsys.readouterr().err.strip().splitlines()
+    begun, *errors = capsys.readouterr().err.strip().splitlines()
+    assert begun.startswith("cnn: 20 epochs")
     assert len(errors) == 2
     assert all("cifar-10-python.tar.gz is damaged" in error for error in errors)
     assert not (tmp_path / "run").exists()
@@ -397,4 +423,43 @@ def test_precision_that_the_hardware_lacks_is_said(
     monkeypatch.setattr("cifar.machine.has_bf16", lambda _: False)
     assert cifar("train", *QUICK, "-e", "1", "--set", "precision=bf16", "-s", tmp_path / "run") == 0
     assert "no fast bf16: training in fp32" in capsys.readouterr().err
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["precision"] == "32-true"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["precision"] == "fp32"
+
+
+def test_ctrl_c_in_the_evaluation_ends_it_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A training that is finished is not asked to stop "after this step"."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar.pipeline.predict", interrupt)
+        assert cifar("train", *QUICK, "-s", tmp_path / "run") == 130
+    error = capsys.readouterr().err
+    assert "after this step" not in error
+    assert f"Interrupted. Go on with: cifar train --resume {tmp_path / 'run'}" in error
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "trained"
+    assert cifar("train", "--resume", tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] == "tested"
+
+
+def test_overwrite_leaves_nothing_of_the_former_runs_logs(tmp_path: Path) -> None:
+    assert cifar("train", *QUICK, "-e", "1", "-w", "--tensorboard", "-s", tmp_path / "run") == 0
+    former = {path for name in ("wandb", "tensorboard") for path in (tmp_path / "run" / name).rglob("*")}
+    assert former
+    assert cifar("train", *QUICK, "-e", "1", "-s", tmp_path / "run", "--overwrite") == 0
+    assert not any(path.exists() for path in former)
+
+
+def test_a_machine_without_a_compiler_is_told_in_one_plain_line_and_trains(tmp_path: Path) -> None:
+    environment = os.environ | {"CC": "no-such-compiler", "CIFAR_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, ROOT / "train.py", *QUICK, "-e", "1", "-s", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "compiler" in line]
+    assert len(told) == 1
+    assert told[0].startswith("There is no C compiler (no-such-compiler) here, so")
+    assert "Remark" not in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["kernels"] == "pytorch"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from cifar import jobs
+from cifar.audit import people as people_of
+from cifar.audit.people import References
 from cifar.cli import app, run_app
-from cifar.evaluation.references import References
 
 
 def cifar(*arguments: object) -> int:
@@ -68,7 +68,7 @@ def test_views_are_named_with_their_cost(
     evaluation, summary, out = read(run / "evaluation.json"), read(run / "summary.json"), capsys.readouterr().out
     assert (evaluation["views"], evaluation["passes_an_image"]) == (views or "none", passes)
     assert evaluation["prediction_seconds"] > 0
-    assert f"views: {views or 'none'}, {passes} forward pass" in out
+    assert f"TTA: {views or 'none'}, {passes} forward pass" in out
     reading = summary["test_readings"][-1]["purpose"]
     assert reading == ("cifar evaluate" + f" --tta {views}" * bool(views))
     assert len(summary["test_readings"]) == len(before["test_readings"]) + 1
@@ -119,7 +119,7 @@ def test_references(
     people = torch.rand(200, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     people /= people.sum(dim=1, keepdim=True)
     known = References(people, torch.tensor([1, 2]), torch.tensor([2]), torch.tensor([7]), torch.arange(10))
-    monkeypatch.setattr(jobs, "open_references", lambda *_, **__: known)  # those that are published are of 10,000
+    monkeypatch.setattr(people_of, "open_references", lambda *_, **__: known)  # those that are published are of 10,000
     assert cifar("evaluate", run, "-d", "cpu", "--references", *["--json"] * as_json) == 0
     references, out = read(run / "references.json"), capsys.readouterr().out
     assert references["label_errors"]["without_unconfirmed"]["num_images"] == 198
@@ -129,7 +129,7 @@ def test_references(
     if as_json:
         assert json.loads(out) == read(run / "evaluation.json") | {"references": references}
     else:
-        for words in ("people (CIFAR-10H)", "label errors", "near-duplicates", "references.json"):
+        for words in ("human labels (CIFAR-10H)", "label errors", "near-duplicates", "references.json"):
             assert words in out
 
 
@@ -141,7 +141,7 @@ def test_without_flags_nothing_more_is_asked(run: Path) -> None:
 def test_references_that_cannot_be_had_are_no_reading(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cifar.data import references
+    from cifar.audit import references
     from cifar.data.cifar10 import Dataset
 
     monkeypatch.setattr(references, "SERVER", "http://127.0.0.1:9")

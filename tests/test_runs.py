@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from cifar.runs import (
     read_json,
     read_metrics,
     run_recipe,
+    run_state,
     save_weights,
+    update_summary,
+    wandb_id,
     write_metrics,
     write_recipe,
 )
@@ -62,14 +66,60 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused_and_overwriting_spares_what_is_not_ours(tmp_path: Path) -> None:
-    (tmp_path / "fold-0").mkdir()
-    for name in ("recipe.json", "card.md", "confusion.png", "mine.txt", "fold-0/summary.json"):
+    for folder in ("fold-0", "tensorboard", "wandb/offline-run"):
+        (tmp_path / folder).mkdir(parents=True)
+    ours = ("recipe.json", "card.md", "confusion.png", "fold-0/summary.json", "tensorboard/events", "wandb/x.wandb")
+    for name in (*ours, "mine.txt"):
         (tmp_path / name).write_text("")
     with pytest.raises(InputError, match="--overwrite"):
         new_folder(tmp_path, overwrite=False)
     new_folder(tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["fold-0", "mine.txt"]
     assert new_folder(tmp_path / "a" / "b", overwrite=False).is_dir()
+    (tmp_path / "tensorboard").mkdir()
+    new_folder(tmp_path, overwrite=True)
+    assert (tmp_path / "tensorboard").exists()  # of no run: there is no recipe beside it
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_have_the_permissions_that_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    former = os.umask(umask)
+    try:
+        write_json(tmp_path / "file", {})
+    finally:
+        os.umask(former)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(
+    "summary, state",
+    [
+        ({"state": "trained", "finished": True, "test_accuracy": 0.5}, "trained"),
+        ({"finished": False, "test_accuracy": 0.5}, "unfinished"),
+        ({"finished": True, "test_accuracy": None}, "trained"),
+        ({"finished": True, "test_accuracy": 0.5}, "tested"),
+    ],
+)
+def test_state_is_what_the_summary_says_or_followed_for_older_ones(summary: dict[str, object], state: str) -> None:
+    assert run_state(summary) == state
+
+
+def test_every_recorded_run_is_tested() -> None:
+    summaries = list((Path(__file__).parent.parent / "results").rglob("summary.json"))
+    assert len(summaries) >= 20
+    assert {run_state(read_json(path)) for path in summaries} == {"tested"}
+
+
+def test_an_id_for_wandb_is_unique_and_kept(tmp_path: Path) -> None:
+    folders = [tmp_path / name / "fold-0" for name in ("first", "second")]
+    ids = []
+    for folder in folders:
+        folder.mkdir(parents=True)
+        update_summary(folder, state="unfinished")
+        ids.append(wandb_id(folder))
+        assert wandb_id(folder) == ids[-1] == read_json(folder / "summary.json")["wandb_id"]
+    assert ids[0] != ids[1]
 
 
 def test_networks_come_back_from_their_folder(tmp_path: Path) -> None:

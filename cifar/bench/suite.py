@@ -1,9 +1,8 @@
-"""What `cifar bench` measures: a line each, against the textbook (`textbook.py`) and against the machine's own peak.
+"""What `cifar bench` measures: against the textbook (`textbook.py`) and the machine's own peak.
 
 `benchmarks/README.md` explains every line. Nothing here is a test: a machine is slow or fast, not right or wrong.
 """
 
-import dataclasses
 import multiprocessing
 import subprocess
 import sys
@@ -19,16 +18,17 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from cifar.bench import textbook
-from cifar.data.augment import crop_and_flip, draw_flips, draw_offsets
 from cifar.data.batches import batches, draw_order, to_device, to_pixels
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import Split
 from cifar.errors import InputError
 from cifar.evaluation.predict import predict
+from cifar.kernels.build import using
 from cifar.machine import describe_commit, describe_machine, describe_versions
 from cifar.models import build_model
-from cifar.recipes import Recipe, recipe_for
+from cifar.recipes import Recipe, recipe_for, with_fields
 from cifar.timing import Timing, in_turn, seconds
+from cifar.training.augment import crop_and_flip, draw_flips, draw_offsets
 from cifar.training.loop import train
 
 NETWORKS = {"cnn": "cnn", "resnet20": "resnet", "resnet18": "resnet18", "vit": "vit", "speednet": "speednet"}
@@ -36,13 +36,15 @@ NETWORKS = {"cnn": "cnn", "resnet20": "resnet", "resnet18": "resnet18", "vit": "
 
 @dataclass(frozen=True)
 class Line:
-    """A measured line.
+    """One line of the result.
 
     Attributes:
-        name, unit: what was measured, and in what.
-        ours: our figure; other: the alternative's, None where there is none.
+        name: what was measured.
+        unit: images/s, GFLOP/s, s, GB or %.
+        ours: our measurements.
+        other: those of the alternative; None if there is none.
         against: what the alternative is.
-        share: of the machine's peak that ours reaches, 0 to 1; None where no operations were counted.
+        peak_fraction: the fraction of the machine's peak that ours reaches; None if no operations were counted.
     """
 
     name: str
@@ -50,11 +52,11 @@ class Line:
     ours: Timing
     other: Timing | None = None
     against: str = ""
-    share: float | None = None
+    peak_fraction: float | None = None
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is than the alternative, by medians."""
+        """How many times as good as the alternative ours is, by medians; None if there is no alternative."""
         if self.other is None:
             return None
         if self.unit == "s":
@@ -67,12 +69,12 @@ class Scale:
     """How much each line runs.
 
     Attributes:
-        seconds: that one measurement of a training aims at.
-        images: of the data path, of inference.
+        seconds: that one measurement of a training should take.
+        images: of the data path and of inference.
         matrix: side of the matrices multiplied for the peak.
         batch_size: in training.
-        networks: those of NETWORKS that are trained and predict.
-        repeats: rounds that count.
+        networks: names in NETWORKS.
+        repeats: rounds, without the first, which is discarded.
     """
 
     seconds: float = 4.0
@@ -93,11 +95,12 @@ def run_suite(dataset: Dataset, *, scale: Scale, only: str = "", say: Callable[[
 
     Args:
         dataset: CIFAR-10, or the sample.
+        scale: how much each line runs.
         only: training (with the peak), data, loading, inference or memory; "" is all.
+        say: gets the group that begins.
 
     Raises:
         InputError: no such group.
-        say: gets the group that begins.
     """
     groups: dict[str, Callable[[], list[Line]]] = {
         "training": lambda: training_lines(dataset, scale=scale),
@@ -117,7 +120,7 @@ def run_suite(dataset: Dataset, *, scale: Scale, only: str = "", say: Callable[[
 
 
 def as_record(lines: Sequence[Line]) -> dict[str, Any]:
-    """The lines with the machine, versions and commit they were measured on, JSON-ready."""
+    """The lines with machine, versions and commit, JSON-ready."""
     return {
         "machine": describe_machine(),
         "versions": describe_versions(),
@@ -133,7 +136,7 @@ def as_record(lines: Sequence[Line]) -> dict[str, Any]:
                 "other_median": line.other.median if line.other else None,
                 "other_values": line.other.values if line.other else [],
                 "ratio": line.ratio,
-                "share_of_peak": line.share,
+                "share_of_peak": line.peak_fraction,
             }
             for line in lines
         ],
@@ -141,7 +144,12 @@ def as_record(lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def training_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
-    """Images a second in training, ours and the textbook's, with the machine's peak measured in the same rounds."""
+    """Training throughput, ours and the textbook's, with the machine's peak measured in the same rounds.
+
+    Args:
+        dataset: to draw images from.
+        scale: how much to run.
+    """
     images = load(dataset, "train")
     alternatives: dict[str, Callable[[], float]] = {}
     work: dict[str, float] = {}
@@ -150,7 +158,7 @@ def training_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
         theirs = textbook.open_torchvision(Path(folder))
         alternatives |= peak_alternatives(scale)
         for name in scale.networks:
-            recipe = dataclasses.replace(one_epoch(NETWORKS[name]), batch_size=scale.batch_size, precision="fp32")
+            recipe = with_fields(one_epoch(NETWORKS[name]), batch_size=scale.batch_size, precision="fp32")
             work[name] = operations(recipe)
             steps = steps_for(recipe, images, scale=scale)
             alternatives[f"{name} ours"] = our_training(recipe, images, steps=steps)
@@ -160,21 +168,27 @@ def training_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
     peak = max(line.ours.high for line in lines)
     for name in scale.networks:
         ours, other = timings[f"{name} ours"], timings[f"{name} theirs"]
-        share = ours.median * work[name] / 1e9 / peak
-        lines.append(Line(f"train {name}", "images/s", ours, other, "a textbook PyTorch loop", share))
+        peak_fraction = ours.median * work[name] / 1e9 / peak
+        lines.append(Line(f"train {name}", "images/s", ours, other, "a textbook PyTorch loop", peak_fraction))
     return lines
 
 
 def one_epoch(name: str) -> Recipe:
-    """The named recipe cut to one epoch, of images of the full size."""
-    return dataclasses.replace(recipe_for(name), epochs=1, early_epochs=0, early_image_size=0)
+    """The named recipe shortened to one epoch, at full image size."""
+    return with_fields(recipe_for(name), epochs=1, early_epochs=0, early_image_size=0)
 
 
 def our_training(recipe: Recipe, images: Split, *, steps: int) -> Callable[[], float]:
-    """One epoch of so many batches by `train`, the loop of every run; gives images a second."""
+    """A measurement of one epoch of `train`, the loop of every run, in images/s.
+
+    Args:
+        recipe: of one epoch.
+        images: to draw from.
+        steps: in the epoch.
+    """
     few = cycle(images, steps * recipe.batch_size)
     nothing = images.select(torch.arange(0))
-    recipe = dataclasses.replace(recipe, schedule="constant", warmup_epochs=0.0)
+    recipe = with_fields(recipe, schedule="constant", warmup_epochs=0.0)
 
     def measure() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +198,13 @@ def our_training(recipe: Recipe, images: Split, *, steps: int) -> Callable[[], f
 
 
 def textbook_training(recipe: Recipe, dataset: Any, *, steps: int) -> Callable[[], float]:
-    """The textbook's loop over the same network, whose normalisation has moved into the transforms."""
+    """A measurement of the textbook's loop, in images/s: the same network, but normalised by the transforms.
+
+    Args:
+        recipe: whose network and batch size are used.
+        dataset: of torchvision.
+        steps: that are timed.
+    """
     indices = torch.arange((steps + 1) * recipe.batch_size) % len(dataset)
     few = torch.utils.data.Subset(dataset, indices.tolist())
 
@@ -192,35 +212,42 @@ def textbook_training(recipe: Recipe, dataset: Any, *, steps: int) -> Callable[[
         torch.manual_seed(0)
         model = build_model(recipe)
         model.normalise = nn.Identity()
-        return textbook.train_steps(model, few, batch_size=recipe.batch_size, steps=steps)
+        with using("pytorch"):
+            return textbook.train_steps(model, few, batch_size=recipe.batch_size, steps=steps)
 
     return measure
 
 
 def steps_for(recipe: Recipe, images: Split, *, scale: Scale) -> int:
-    """Batches that take about as long as the scale wants, and at least two."""
+    """The number of batches that take about as long as the scale asks for, at least two.
+
+    Args:
+        recipe: of one epoch.
+        images: to draw from.
+        scale: how much to run.
+    """
     rate = our_training(recipe, images, steps=2)()
     return max(2, round(rate * scale.seconds / recipe.batch_size))
 
 
 def cycle(images: Split, num_images: int) -> Split:
-    """So many images, from the beginning again where there are fewer."""
+    """The first images of a split, starting over if it has fewer."""
     return images.select(torch.arange(num_images) % len(images))
 
 
 def operations(recipe: Recipe) -> float:
-    """Floating-point operations of one image forward and backward: two a multiplication and addition."""
+    """Floating-point operations per image, forward and backward; a multiply-add counts as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = build_model(recipe)
     pixels, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
+    with using("pytorch"), FlopCounterMode(display=False) as counter:  # which counts PyTorch's operations alone
         torch.autograd.backward(F.cross_entropy(model(pixels), labels))
     return float(counter.get_total_flops()) / 2
 
 
 def peak_alternatives(scale: Scale) -> dict[str, Callable[[], float]]:
-    """The best that this machine does in fp32: a large matrix product, and a 3×3 convolution forward; in GFLOP/s."""
+    """The peak of this machine in fp32: a large matrix product, and a 3×3 convolution forward; in GFLOP/s."""
     side = scale.matrix
     left, right = torch.rand(side, side), torch.rand(side, side)
     features = torch.rand(128, 64, 32, 32).to(memory_format=torch.channels_last)
@@ -238,9 +265,14 @@ def peak_alternatives(scale: Scale) -> dict[str, Callable[[], float]]:
 
 
 def data_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
-    """Crops and flips a second, and their share of a step of resnet20."""
-    images = to_device(cycle(load(dataset, "train"), scale.images), torch.device("cpu"))  # as they lie in training
-    recipe = dataclasses.replace(recipe_for("resnet"), epochs=1, batch_size=scale.batch_size)
+    """Crops and flips in images/s, and the fraction of a training step of resnet20 that they take.
+
+    Args:
+        dataset: to draw images from.
+        scale: how much to run.
+    """
+    images = to_device(cycle(load(dataset, "train"), scale.images), torch.device("cpu"))  # in memory as in training
+    recipe = with_fields(recipe_for("resnet"), epochs=1, batch_size=scale.batch_size)
     generator = Generator().manual_seed(0)
 
     def ours() -> float:
@@ -264,17 +296,22 @@ def data_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
         },
         repeats=scale.repeats,
     )
-    share = Timing(
+    fraction = Timing(
         tuple(100 * step / path for step, path in zip(timings["step"].values, timings["ours"].values, strict=True))
     )
     return [
-        Line("crop and flip", "images/s", timings["ours"], timings["theirs"], "torchvision v2, an image at a time"),
-        Line("its share of a resnet20 step", "%", share),
+        Line("crop and flip", "images/s", timings["ours"], timings["theirs"], "torchvision v2, one image at a time"),
+        Line("fraction of a resnet20 step", "%", fraction),
     ]
 
 
 def loading_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
-    """Seconds to have all training images in memory, checked, and to the first page of help."""
+    """Seconds until all training images are in memory and verified, and of `cifar --help`.
+
+    Args:
+        dataset: to draw images from.
+        scale: how much to run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         textbook.write_python_batches(load(dataset, "train"), load(dataset, "test"), Path(folder))
         timings = in_turn(
@@ -287,7 +324,7 @@ def loading_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
             },
             repeats=scale.repeats,
         )
-    against = "torchvision's CIFAR10, its MD5 sums left out"
+    against = "torchvision's CIFAR10, MD5 sums not checked"
     return [
         Line("load training images", "s", timings["load"], timings["torchvision"], against),
         Line("cifar --help", "s", timings["help"]),
@@ -295,7 +332,12 @@ def loading_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
 
 
 def inference_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
-    """Images a second of the one inference path, and of a plain eager loop."""
+    """Throughput of the inference path, and of a plain eager loop.
+
+    Args:
+        dataset: to draw images from.
+        scale: how much to run.
+    """
     images = cycle(load(dataset, "train"), scale.images).images
     lines = []
     for name in scale.networks:
@@ -306,7 +348,8 @@ def inference_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
             return num_images / seconds(lambda: predict(model, images[:num_images]))
 
         def theirs(model: nn.Module = plain, num_images: int = num_images) -> float:
-            return textbook.predict_steps(model, images[:num_images], batch_size=500)
+            with using("pytorch"):
+                return textbook.predict_steps(model, images[:num_images], batch_size=500)
 
         timings = in_turn({"ours": ours, "theirs": theirs}, repeats=scale.repeats)
         lines.append(Line(f"predict {name}", "images/s", timings["ours"], timings["theirs"], "a plain eager loop"))
@@ -314,20 +357,33 @@ def inference_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
 
 
 def memory_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
-    """The most memory that a process of its own holds while it trains a few batches, all images in memory."""
+    """Peak memory of a process that trains a few batches, all images in memory.
+
+    Args:
+        dataset: to draw images from.
+        scale: how much to run.
+    """
     lines = []
     for name in (*scale.networks, "speednet-reference"):
-        recipe = dataclasses.replace(one_epoch(NETWORKS.get(name, name)), compile="no")
-        recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, scale.images))
+        recipe = one_epoch(NETWORKS.get(name, name))
+        recipe = with_fields(recipe, batch_size=min(recipe.batch_size, scale.images))
+        kernels = "pytorch" if name == "speednet-reference" else "native"
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-            peak = fresh.submit(peak_memory, recipe, dataset).result()
+            peak = fresh.submit(peak_memory, recipe, dataset, kernels).result()
         lines.append(Line(f"memory, {name}", "GB", Timing((peak / 1e9,))))
     return lines
 
 
-def peak_memory(recipe: Recipe, dataset: Dataset) -> int:
-    """Train three batches; gives the most bytes that this process has held."""
-    our_training(recipe, load(dataset, "train"), steps=3)()
+def peak_memory(recipe: Recipe, dataset: Dataset, kernels: str) -> int:
+    """Train three batches and return the peak memory of this process, in bytes.
+
+    Args:
+        recipe: of one epoch.
+        dataset: to draw images from.
+        kernels: native or pytorch.
+    """
+    with using(kernels):
+        our_training(recipe, load(dataset, "train"), steps=3)()
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would count what the parent held when it started this process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -1,7 +1,7 @@
-"""What a person writes after a first tutorial: the alternative that `cifar bench` measures ours against.
+"""What one writes after a first tutorial: the alternative that `cifar bench` compares ours with.
 
-torchvision's data set and transforms an image at a time, a DataLoader with two workers, contiguous NCHW tensors, an
-optimiser that updates a parameter at a time, and a look at the loss every step.
+torchvision's data set and transforms, one image at a time; a DataLoader with two workers; contiguous NCHW tensors; an
+optimiser that updates one parameter at a time; the loss read every step.
 """
 
 import pickle
@@ -20,7 +20,7 @@ from cifar.models.repair import repair_torchvision
 
 
 def write_python_batches(training: Split, test: Split, folder: Path) -> None:
-    """The two parts as pickled batches under `folder`/cifar-10-batches-py, as torchvision reads them."""
+    """Write both splits as pickled batches into `folder`/cifar-10-batches-py, as torchvision reads them."""
     target = folder / "cifar-10-batches-py"
     target.mkdir(parents=True, exist_ok=True)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -32,7 +32,7 @@ def write_python_batches(training: Split, test: Split, folder: Path) -> None:
 
 
 def open_torchvision(folder: Path) -> Any:
-    """torchvision's CIFAR10 over those batches, without its check of MD5 sums, which ours cannot have."""
+    """torchvision's CIFAR10 over those batches, without its check of MD5 sums, which these do not have."""
     repair_torchvision()
     from torchvision.datasets import CIFAR10
 
@@ -46,7 +46,7 @@ def open_torchvision(folder: Path) -> Any:
 
 
 def tutorial_transform() -> Any:
-    """Crop, mirror, convert, normalise: of a PIL image."""
+    """Crop, mirror, convert to a tensor, normalise: takes a Pillow image."""
     from torchvision import transforms
 
     return transforms.Compose(
@@ -60,7 +60,14 @@ def tutorial_transform() -> Any:
 
 
 def train_steps(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, steps: int) -> float:
-    """Train by the tutorial's loop; gives images a second, from the second batch on, when the workers are running."""
+    """Train by the tutorial's loop; returns images/s from the second batch on, when the workers are running.
+
+    Args:
+        model: without normalisation.
+        dataset: of transformed images.
+        batch_size: images per step.
+        steps: that are timed.
+    """
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=2)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
     model.train()
@@ -81,7 +88,7 @@ def train_steps(model: nn.Module, dataset: Dataset[Any], *, batch_size: int, ste
 
 @torch.no_grad()
 def predict_steps(model: nn.Module, images: torch.Tensor, *, batch_size: int) -> float:
-    """Predict uint8 images by a plain eager loop; gives images a second."""
+    """Predict uint8 images by a plain eager loop; returns images/s."""
     model.eval()
     start = time.perf_counter()
     classes = []
@@ -92,7 +99,7 @@ def predict_steps(model: nn.Module, images: torch.Tensor, *, batch_size: int) ->
 
 
 def transform_images(images: torch.Tensor) -> float:
-    """Crop and mirror uint8 images one by one with torchvision's v2 transforms; gives images a second."""
+    """Crop and mirror uint8 images one by one with torchvision's v2 transforms; returns images/s."""
     repair_torchvision()
     from torchvision.transforms import v2
 

@@ -1,14 +1,15 @@
-"""What all verbs share: the application, their common flags, the data, and how errors end."""
+"""What all verbs share: the application, their common flags, the data, and how errors and remarks are shown."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from cifar import show
-from cifar.errors import InputError, WorldError
+from cifar.cli import display
+from cifar.errors import InputError, Remark, WorldError
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -21,22 +22,41 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best present.")]
+Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best available.")]
 Data = Annotated[
     str,
     typer.Option("--data", help="A folder or archive of CIFAR-10, or `sample`; default the cache, else a download."),
 ]
 
 
-def open_data(data: str, *, source: str = "") -> "Dataset":
-    """The data set, fetched with a progress bar if it is not in the cache."""
-    from cifar.data.cifar10 import open_dataset
-    from cifar.jobs import sample_note
+def check_data_flag(data: str) -> None:
+    """Refuse a --data that names nothing, without waiting for PyTorch.
 
-    with show.byte_progress() as progress:
-        dataset = open_dataset(data, source=source, say=show.say, progress=progress)
+    Raises:
+        InputError: no such file or folder.
+    """
+    from cifar.data import data_path
+
+    if data not in ("", "sample"):
+        data_path(data)
+
+
+def open_data(data: str, *, source: str = "") -> "Dataset":
+    """The data set, fetched with a progress bar if it is not in the cache.
+
+    Args:
+        data: of --data.
+        source: cache, path, npm or official; "" tries them in this order.
+
+    Raises:
+        InputError, WorldError: as `open_dataset`.
+    """
+    from cifar.data.cifar10 import open_dataset
+
+    with display.byte_progress() as progress:
+        dataset = open_dataset(data, source=source, say=display.say, progress=progress)
     if dataset.is_sample:
-        show.say(sample_note(dataset))
+        display.say(dataset.note)
     return dataset
 
 
@@ -48,24 +68,55 @@ def data_of(folder: Path) -> str:
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
-    """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code."""
+    """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code.
+
+    Args:
+        app: the application.
+        arguments: what was typed after the program's name.
+        program: its name, for errors.
+
+    Returns:
+        the exit code: 2 for what was typed, 1 for what the world did.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = show_remark
+        return run_command(app, arguments, program=program)
+
+
+def show_remark(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001  (as Python calls it)
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Print a remark of ours as its sentence, and any other warning as Python does."""
+    if issubclass(category, Remark):
+        display.say(str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+
+
+def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
+    """See `run_app`."""
     try:
         return app(list(arguments), prog_name=program, obj=list(arguments), standalone_mode=False) or 0
     except (typer.TyperException, InputError) as error:
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if sentence:  # empty where the help was printed instead
-            show.say(f"{program}: {sentence}")
+            display.say(f"{program}: {sentence}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        show.say("Interrupted.")
+        display.say("Interrupted.")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None  # the reader has gone; nothing more can be told
         return 1
     except WorldError as error:
-        show.say(f"{program}: {error}")
+        display.say(f"{program}: {error}")
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        show.say(f"{program}: {where}{error.strerror or error}.")
+        display.say(f"{program}: {where}{error.strerror or error}.")
         return 1

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import app
 from cifar.errors import InputError
+
+if TYPE_CHECKING:
+    from cifar.evaluation.comparison import EvaluatedRun
 
 
 @app.command()
@@ -19,67 +22,78 @@ def compare(
         bool, typer.Option("--published", help="Also against 30 published networks, on the 10,000 test images.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead of tables.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstraps.")] = 0,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the same JSON to this file, too.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstraps.")] = 0,
+    save: Annotated[Path | None, typer.Option("--save", help="Also write the same JSON to this file.")] = None,
 ) -> None:
-    """Runs on the same images: paired difference with interval, McNemar, agreement; seeds and recipes; published ones.
+    """Compare runs on the same images: paired difference with interval, McNemar, agreement; seeds and recipes.
 
-    Reads the predictions that `cifar evaluate` has left: no new reading of the test set.
+    Reads the predictions that `cifar evaluate` wrote: no new test evaluation.
     """
-    from cifar.evaluation.comparable import check_whole_test, read_runs
-    from cifar.evaluation.compare import compare_runs
-    from cifar.evaluation.published import read_published
-    from cifar.files import write_json
+    from cifar.evaluation.comparison import compare_runs
+    from cifar.reporting.records import read_evaluated_runs
+    from cifar.runs import write_file
 
     if len(runs) < 2 and not with_published:
         raise InputError("Name two runs or more to compare, or one with --published.")
     if save and (save.is_dir() or not save.parent.is_dir()):
         raise InputError(f"--save {save} is no file that can be written: name one in a folder that exists.")
-    read = read_runs(runs)
-    published = None
+    evaluated_runs = read_evaluated_runs(runs)
     if with_published:
-        check_whole_test(read[0])
-        with show.byte_progress() as progress:
-            published = read_published(say=show.say, progress=progress)
-    result = compare_runs(read, seed=seed, published=published)
+        result = compare_with_published(evaluated_runs, seed=seed)
+    else:
+        result = compare_runs(evaluated_runs, seed=seed) | {"published": None}
+    text = json.dumps(result, indent=2, allow_nan=False)
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        print(text)
     else:
         show_comparison(result)
     if save:
-        write_json(save, result)
-        show.say(f"written to {save}")
+        write_file(save, text + "\n")
+        display.say(f"written to {save}")
+
+
+def compare_with_published(runs: "Sequence[EvaluatedRun]", *, seed: int) -> dict[str, Any]:
+    """Return what `compare_runs` says of runs, with their ranks among the published networks, which are fetched."""
+    from cifar.audit.published import check_whole_test, conclude_rank, rank_runs, read_published
+    from cifar.evaluation.comparison import compare_runs
+
+    check_whole_test(runs[0])
+    with display.byte_progress() as progress:
+        published = read_published(say=display.say, progress=progress)
+    result, rankings = compare_runs(runs, seed=seed), rank_runs(runs, published, seed=seed)
+    conclusions = [*result["conclusions"], *map(conclude_rank, rankings)]
+    return result | {"published": rankings, "conclusions": conclusions}
 
 
 def show_comparison(result: Mapping[str, Any]) -> None:
-    """Print the tables that there is something for, then what they amount to."""
-    prefix = show.sample_prefix(result)
-    show.result_text(f"{prefix}{result['num_images']:,} {result['split']} images, the same for all")
+    """Print the tables that are not empty, then the conclusions."""
+    prefix = display.sample_prefix(result)
+    display.result_text(f"{prefix}{result['num_images']:,} {result['split']} images, the same for all")
     show_runs(result["runs"])
     if result["pairs"]:
         show_pairs(result)
     if any(len(recipe["seeds"]) > 1 for recipe in result["recipes"]):
         show_recipes(result)
-    for one in result["published"] or []:
-        show_published(one)
-    show.result_text("")
+    for ranking in result["published"] or []:
+        show_published(ranking)
+    display.result_text("")
     for sentence in result["conclusions"]:
-        show.result_text(f"{prefix}{sentence}")
+        display.result_text(f"{prefix}{sentence}")
 
 
 def show_runs(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Print a line a run; readings are those of the test split."""
-    rows = [("run", "model", "seed", "views", "accuracy", "95 % interval", "readings")]
+    """Print a line per run."""
+    rows = [("run", "model", "seed", "TTA", "accuracy", "95 % interval", "test evaluations")]
     rows += [
         (run["run"], run["model"], str(run["seed"]), run["views"], f"{run['accuracy']:.2%}",
-         show.interval(run["interval"]), str(run["test_readings"]))
+         display.interval(run["interval"]), str(run["test_readings"]))
         for run in runs
     ]  # fmt: skip
     show_table(rows, num_names=2)
 
 
 def show_pairs(result: Mapping[str, Any]) -> None:
-    """Print a line a pair, what its columns mean, and the vote."""
+    """Print a line per pair, what its columns mean, and the majority vote."""
     from cifar.evaluation.conclusions import figure_of_p, points, points_range
 
     several = len(result["pairs"]) > 1
@@ -93,29 +107,29 @@ def show_pairs(result: Mapping[str, Any]) -> None:
         rows.append((pair["first"], pair["second"], *difference, *only, *p_values, f"{pair['agreement']:.2%}", overlap))
     show_table(rows, num_names=2)
     bootstrap = result["bootstrap"]
-    show.result_text(
-        "points: accuracy of the first less that of the second, with the interval of a paired bootstrap "
-        f"({bootstrap['num_resamples']:,} resamples, seed {bootstrap['seed']}); only: images that one alone gets "
-        "right; McNemar p: exact; "
+    display.result_text(
+        "points: accuracy of the first minus that of the second, with the interval of a paired bootstrap "
+        f"({bootstrap['num_resamples']:,} resamples, seed {bootstrap['seed']}); only: images that only this run "
+        "gets right; McNemar p: exact; "
         + (f"Holm p: corrected for {len(result['pairs'])} pairs; " if several else "")
         + "agreement: equal predictions; error overlap: errors of both among errors of either"
     )
     vote = result["majority"]
-    show.result_text(
+    display.result_text(
         f"majority vote of the {len(result['runs'])} runs: {vote['accuracy']:.2%}, 95 % interval "
-        f"{show.interval(vote['interval'])}; {vote['num_ties']:,} ties, broken by the mean probability"
+        f"{display.interval(vote['interval'])}; {vote['num_ties']:,} ties, broken by the mean probability"
     )
 
 
 def show_recipes(result: Mapping[str, Any]) -> None:
-    """Print a line a recipe, over its seeds, and a line a pair of recipes that have several."""
+    """Print a line per recipe, over its seeds, and a line per pair of recipes with several."""
     from cifar.evaluation.conclusions import figure_of_p, points, points_range
 
     rows = [("recipe", "seeds", "mean", "std, points", "95 % interval of the mean")]
     for recipe in result["recipes"]:
         spread = ("", "")
         if recipe["std"] is not None:
-            spread = (points(recipe["std"]), show.interval(recipe["interval"]))
+            spread = (points(recipe["std"]), display.interval(recipe["interval"]))
         rows.append((recipe["recipe"], str(len(recipe["seeds"])), f"{recipe['mean']:.2%}", *spread))
     show_table(rows, num_names=1)
     if not result["recipe_pairs"]:
@@ -130,42 +144,52 @@ def show_recipes(result: Mapping[str, Any]) -> None:
         both = points_range(pair["hierarchical_interval"], sign=True)
         pairs.append((pair["first"], pair["second"], points(pair["difference"], sign=True), *tests, both))
     show_table(pairs, num_names=2)
-    show.result_text(
-        "Welch: the means over seeds, on these images; over seeds and images: a hierarchical bootstrap, both drawn "
-        "anew (too narrow with few seeds: where it is the narrower one, trust Welch's)"
+    display.result_text(
+        "Welch: the means over seeds, on these images; over seeds and images: a hierarchical bootstrap of both "
+        "(too narrow with few seeds: where it is the narrower one, trust Welch's)"
     )
 
 
-def show_published(one: Mapping[str, Any]) -> None:
-    """Print the published networks and the run among them, the best first."""
+def show_published(ranking: Mapping[str, Any]) -> None:
+    """Print the published networks and the run among them, the best first; ranking: an item of `rank_runs`."""
     from cifar.evaluation.conclusions import figure_of_p, points, points_range
 
-    show.result_text(f"\n{one['run']} among {len(one['models'])} published networks (Recht et al. 2018)")
+    display.result_text(f"\n{ranking['run']} among {len(ranking['models'])} published networks (Recht et al. 2018)")
     rows = [
         ("rank", "network", "accuracy", "95 % interval", "points", "95 % interval", "McNemar p", "Holm p", "agreement")
     ]
     models = [
-        (model["rank"], model["model"], f"{model['accuracy']:.2%}", show.interval(model["accuracy_interval"]),
+        (model["rank"], model["model"], f"{model['accuracy']:.2%}", display.interval(model["accuracy_interval"]),
          points(model["difference"], sign=True), points_range(model["interval"], sign=True),
          figure_of_p(model["mcnemar_p"]), figure_of_p(model["holm_p"]), f"{model['agreement']:.2%}")
-        for model in one["models"]
+        for model in ranking["models"]
     ]  # fmt: skip
-    ours = (one["rank"], f"> {one['run']}", f"{one['accuracy']:.2%}", show.interval(one["accuracy_interval"]))
-    ranked = sorted([*models, (*ours, *[""] * 5)], key=lambda row: row[0])
+    own = (
+        ranking["rank"],
+        f"> {ranking['run']}",
+        f"{ranking['accuracy']:.2%}",
+        display.interval(ranking["accuracy_interval"]),
+    )
+    ranked = sorted([*models, (*own, *[""] * 5)], key=lambda row: row[0])
     show_table(rows + [(str(rank), *cells) for rank, *cells in ranked], num_names=2)
-    show.result_text(
-        f"points: accuracy of the network less that of {one['run']}, paired on the same images; Holm p: corrected for "
-        f"the {len(models)} networks"
+    display.result_text(
+        f"points: accuracy of the network minus that of {ranking['run']}, paired on the same images; Holm p: corrected "
+        f"for the {len(models)} networks"
     )
 
 
 def show_table(rows: Sequence[Sequence[str]], *, num_names: int) -> None:
-    """Print aligned columns after an empty line: names to the left, figures to the right, nothing cut off."""
+    """Print aligned columns after an empty line, nothing cut off.
+
+    Args:
+        rows: of cells; the first is the heading.
+        num_names: columns aligned to the left, the others to the right.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    show.result_text("")
+    display.result_text("")
     for row in rows:
         cells = [
-            cell.ljust(width) if place < num_names else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column < num_names else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        show.result_text("  ".join(cells).rstrip())
+        display.result_text("  ".join(cells).rstrip())

@@ -1,4 +1,4 @@
-"""`cifar demo`: a page to try a trained network on one's own images."""
+"""`cifar demo`: a page to try a trained network on your own images."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Device, app
 from cifar.errors import InputError
 
@@ -23,32 +23,32 @@ def demo(
     ] = None,
     device: Device = "",
 ) -> None:
-    """A page in the browser: drop, paste, choose or photograph an image and see what one run, or two, make of it.
+    """Serve a page for the browser: drop, paste, choose or photograph an image and see what one run, or two, predict.
 
-    It sends nothing anywhere and reads nothing but what is uploaded to it. Ctrl-C ends it, with exit code 0.
+    It sends nothing anywhere and reads only what is uploaded to it. Ctrl-C ends it, with exit code 0.
     """
-    from cifar.serving.answers import read_shown
+    from cifar.serving.answers import load_runs
     from cifar.serving.demo import check_gradio, open_demo
 
     if len(runs) > 2:
-        raise InputError(f"The page has room for two runs side by side: {len(runs)} were named.")
+        raise InputError(f"The page has room for two runs side by side: you named {len(runs)}.")
     check_gradio()
-    shown = read_shown(runs, device=device)
-    for one in shown:
-        if one.warning:
-            show.say(one.warning)
-    with open_demo(shown, host=host, port=port or 0) as address:
-        show.result_text(address)
-        show.say("Ctrl-C ends it.")
+    demo_runs = load_runs(runs, device=device)
+    for run in demo_runs:
+        if run.warning:
+            display.say(run.warning)
+    with open_demo(demo_runs, host=host, port=port or 0) as address:
+        display.result_text(address)
+        display.say("Ctrl-C ends it.")
         wait()
 
 
 def wait() -> None:
     """Return at Ctrl-C, or when the system asks the program to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a script's background jobs start with the first one ignored
-        signal.signal(number, signal.default_int_handler)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a script start with SIGINT ignored
+        signal.signal(signal_number, signal.default_int_handler)
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        show.say("Ended.")
+        display.say("Ended.")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Data, Device, app, data_of, open_data
 from cifar.errors import InputError
 from cifar.machine import choose_device
@@ -21,64 +21,63 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     tta: Annotated[
         str,
-        typer.Option("--tta", help="Views averaged an image: none (1), mirror (2) or shift (6); default the recipe's."),
+        typer.Option("--tta", help="Test-time augmentation: none, mirror (2 views) or shift (6); default: recipe."),
     ] = "",
     references: Annotated[
-        bool, typer.Option("--references", help="Compare with people and with the test set's known faults, too.")
+        bool, typer.Option("--references", help="Compare with human labels and the test set's known faults, too.")
     ] = False,
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="Read 75 corrupted copies of the test images, too (minutes).")
+        bool, typer.Option("--corruptions", help="Evaluate on 75 corrupted copies of the test images, too (minutes).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of tables.")] = False,
     device: Device = "",
     data: Data = "",
 ) -> None:
-    """Accuracy with interval, loss, calibration, figures a class; writes evaluation.json and pictures to the folder."""
+    """Accuracy with interval, loss, calibration, figures per class; writes evaluation.json and pictures."""
     from cifar.evaluation.predict import VIEWS
-    from cifar.jobs import Watch, evaluate_and_draw
+    from cifar.pipeline import evaluate_run
     from cifar.runs import CROSSVAL, run_recipe
 
     if split not in ("test", "validation"):
         raise InputError(f"There is no split {split!r}: choose test or validation.")
     if tta and tta not in VIEWS:
-        raise InputError(f"There are no views {tta!r}: choose --tta {', '.join(VIEWS)}.")
+        raise InputError(f"There is no TTA {tta!r}: choose --tta {', '.join(VIEWS)}.")
     if (run / CROSSVAL).exists():
         raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
     recipe = run_recipe(run)
     device = choose_device(device)
     dataset = open_data(data or data_of(run))
-    watch = Watch(show.say, lambda: False, show.training_display, show.image_progress, show.fold_result)
     purpose = "cifar evaluate" + f" --tta {tta}" * bool(tta) + " --references" * references
-    evaluation = evaluate_and_draw(
-        run,
-        dataset,
-        split=split,
-        purpose=purpose + " --corruptions" * corruptions,
-        device=device,
-        watch=watch,
-        views=tta,
-        references=references,
-        corruptions=corruptions,
-    )
+    with display.TerminalDisplay() as shown:
+        evaluation = evaluate_run(
+            run, dataset, split=split, purpose=purpose + " --corruptions" * corruptions, device=device, display=shown,
+            views=tta, references=references, corruptions=corruptions,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(evaluation, indent=2))
     else:
-        show_evaluation(evaluation, run, recipe_views=recipe.views)
+        show_evaluation(evaluation, run, recipe_views=recipe.tta.views)
 
 
 def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views: str) -> None:
-    """Print what the files of an evaluation hold, and where they lie."""
-    show.result_text(
-        f"{show.sample_prefix(evaluation)}{evaluation['split']}: accuracy {evaluation['accuracy']:.2%} of "
-        f"{evaluation['num_images']:,} images, 95 % interval {show.interval(evaluation['interval'])}; "
+    """Print what the files of an evaluation hold, and where they are.
+
+    Args:
+        evaluation: what `evaluate_run` gives.
+        folder: of the run.
+        recipe_views: the recipe's TTA.
+    """
+    display.result_text(
+        f"{display.sample_prefix(evaluation)}{evaluation['split']}: accuracy {evaluation['accuracy']:.2%} of "
+        f"{evaluation['num_images']:,} images, 95 % interval {display.interval(evaluation['interval'])}; "
         f"loss {evaluation['loss']:.4f} nats"
     )
-    show.result_text(views_line(evaluation, recipe_views=recipe_views))
+    display.result_text(views_line(evaluation, recipe_views=recipe_views))
     table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
     for row in evaluation["per_class"]:
         rates = (f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}")
         table.add_row(row["class"], *rates, f"{row['support']:,}")
-    show.stdout.print(table)
+    display.stdout.print(table)
     show_calibration(evaluation)
     files = ["evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png"]
     if "references" in evaluation:
@@ -87,30 +86,30 @@ def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views
     if "corruptions" in evaluation:
         show_corruptions(evaluation["corruptions"])
         files += ["corruptions.json", "corruptions.png"]
-    show.result_text(f"written to {folder}: {', '.join(files)}")
+    display.result_text(f"written to {folder}: {', '.join(files)}")
 
 
 def views_line(evaluation: Mapping[str, Any], *, recipe_views: str) -> str:
-    """Which views the reading took, and at what cost."""
+    """Which TTA the evaluation used, and at what cost."""
     views, passes = evaluation["views"], evaluation["passes_an_image"]
     most = "up to " if evaluation["views_below"] < 1 else ""
-    line = f"views: {views}, {most}{passes} forward {'pass' if passes == 1 else 'passes'} an image"
+    line = f"TTA: {views}, {most}{passes} forward {'pass' if passes == 1 else 'passes'} per image"
     line += f", {evaluation['prediction_seconds']:.1f} s of prediction"
     if views != recipe_views:
-        line += f"; the recipe's are {recipe_views}: summary.json keeps its result"
+        line += f"; the recipe's is {recipe_views}: summary.json keeps its result"
     return line
 
 
 def show_calibration(evaluation: Mapping[str, Any]) -> None:
     """Print calibration errors and Brier score, and what the temperature changes."""
-    show.result_text(
+    display.result_text(
         f"calibration error {evaluation['calibration_error']:.2%} (15 bins), "
         f"{evaluation['adaptive_calibration_error']:.2%} (adaptive); Brier score {evaluation['brier']:.4f}"
     )
     scaling = evaluation["temperature_scaling"]
     if scaling:
         before, after = scaling["before"], scaling["after"]
-        show.result_text(
+        display.result_text(
             f"at temperature {scaling['temperature']:.3f}, fitted on {scaling['num_fitted']:,} validation images: "
             f"calibration error {before['calibration_error']:.2%} → {after['calibration_error']:.2%}, "
             f"loss {before['loss']:.4f} → {after['loss']:.4f} nats"
@@ -118,44 +117,47 @@ def show_calibration(evaluation: Mapping[str, Any]) -> None:
 
 
 def show_references(references: Mapping[str, Any]) -> None:
-    """Print how predictions compare with people and with the known faults of the test set."""
+    """Print how predictions compare with human labels and with the known faults of the test set."""
     people, errors, twins = (references[key] for key in ("people", "label_errors", "near_duplicates"))
     correlation = people["entropy_correlation"]
-    show.result_text(
-        f"people (CIFAR-10H): soft cross-entropy {people['soft_cross_entropy']:.4f} nats, at the least "
+    display.result_text(
+        f"human labels (CIFAR-10H): soft cross-entropy {people['soft_cross_entropy']:.4f} nats, lower bound "
         f"{people['soft_cross_entropy_floor']:.4f}; agreement with the majority "
-        f"{share(people['agreement_with_majority'])}, which agrees with the label on "
+        f"{with_interval(people['agreement_with_majority'])}, which agrees with the label on "
         f"{people['majority_agrees_with_label']['share']:.2%}; correlation of uncertainty (Spearman) "
         + ("none" if correlation is None else f"{correlation:.3f}")
     )
-    show.result_text(
-        f"label errors: accuracy {share(errors['without_unconfirmed'])} without the {errors['num_unconfirmed']} "
-        f"unconfirmed labels; on the {errors['num_corrected']} with a confirmed correction the model sides with the "
+    display.result_text(
+        f"label errors: accuracy {with_interval(errors['without_unconfirmed'])} without the "
+        f"{errors['num_unconfirmed']} unconfirmed labels; on the "
+        f"{errors['num_corrected']} with a confirmed correction the model sides with the "
         f"correction {errors['sides_with_correction']} times, with the label {errors['sides_with_label']}, "
         f"with neither {errors['sides_with_neither']}"
     )
-    show.result_text(
+    display.result_text(
         f"near-duplicates (ciFAIR): accuracy {twins['all']['share']:.2%}, without the {twins['num_images']} that have "
-        f"a twin in the training set {share(twins['without'])}, on them alone {twins['only']['share']:.2%}"
+        f"a near-duplicate in the training set {with_interval(twins['without'])}, on them alone "
+        f"{twins['only']['share']:.2%}"
     )
 
 
-def share(record: Mapping[str, Any]) -> str:
-    """A share with its interval."""
-    return f"{record['share']:.2%} ({show.interval(record['interval'])})"
+def with_interval(record: Mapping[str, Any]) -> str:
+    """A fraction with its interval."""
+    return f"{record['share']:.2%} ({display.interval(record['interval'])})"
 
 
 def show_corruptions(corruptions: Mapping[str, Any]) -> None:
-    """Print accuracies on corrupted images, a corruption a line, and what they cost."""
-    show.result_text(f"{corruptions['what']}, in per cent:")
+    """Print accuracies on corrupted images, a line per corruption, and what they cost."""
+    display.result_text(f"{corruptions['what']}, in per cent:")
     rows = [(name, [*row, statistics.fmean(row)]) for name, row in corruptions["accuracy"].items()]
     rows.append(("mean", [*corruptions["severity_accuracy"], corruptions["mean_accuracy"]]))
-    show.result_text(f"{'severity':<20}" + "".join(f"{name:>8}" for name in ("1", "2", "3", "4", "5", "mean")))
+    display.result_text(f"{'severity':<20}" + "".join(f"{name:>8}" for name in ("1", "2", "3", "4", "5", "mean")))
     for name, values in rows:
-        show.result_text(f"{name:<20}" + "".join(f"{100 * value:>8.2f}" for value in values))
-    show.result_text(
+        display.result_text(f"{name:<20}" + "".join(f"{100 * value:>8.2f}" for value in values))
+    display.result_text(
         f"mean accuracy {corruptions['mean_accuracy']:.2%}, without corruption {corruptions['clean_accuracy']:.2%}; "
-        f"seed {corruptions['seed']}; {corruptions['num_sets_generated']} of 75 sets made anew, "
-        f"{corruptions['generation_seconds']:.0f} s to make and read them, {corruptions['prediction_seconds']:.0f} s "
-        f"of prediction, {corruptions['cache_bytes'] / 1e6:,.0f} MB in the cache"
+        f"seed {corruptions['seed']}; {corruptions['num_sets_generated']} of 75 sets generated, "
+        f"{corruptions['generation_seconds']:.0f} s to generate and load them, "
+        f"{corruptions['prediction_seconds']:.0f} s of prediction, "
+        f"{corruptions['cache_bytes'] / 1e6:,.0f} MB in the cache"
     )

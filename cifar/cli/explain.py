@@ -1,33 +1,35 @@
-"""`cifar explain`: what a trained network looked at in an image."""
+"""`cifar explain`: what a trained network looks at in an image."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Device, app
 from cifar.errors import InputError
 
 
 @app.command()
 def explain(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one that `cifar export` made.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
     file: Annotated[Path, typer.Argument(help="An image file of any size.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The PNG to write; default NAME-explained.png here.")
     ] = None,
     class_name: Annotated[
-        str, typer.Option("--class", help="The class to explain; default the likeliest. Not of transformers.")
+        str, typer.Option("--class", help="The class to explain; default the most likely. Not for transformers.")
     ] = "",
     device: Device = "",
 ) -> None:
-    """A picture of what the network looked at: Grad-CAM for convolutional ones, attention rollout for transformers.
+    """Draw what the network looks at: Grad-CAM for convolutional networks, attention rollout for transformers.
 
-    A hint and no proof: what the method does not show stands under the picture.
+    It is a hint, not proof: the text under the picture says what the method does not show.
     """
     from cifar.data.split import CLASSES
-    from cifar.reporting.explanation import draw_explanation
+    from cifar.reporting.explanation import explanation_figure
+    from cifar.reporting.figures import png
+    from cifar.runs import write_file
     from cifar.serving.classifier import load_model
     from cifar.serving.explain import describe, explain, method_of
     from cifar.serving.images import read_image
@@ -43,11 +45,13 @@ def explain(
     label = CLASSES.index(class_name) if class_name else None
     heat = explain(classifier.network, image, label=label)
     answer, looked_at, text = describe(predictions, method_of(classifier.network), label=label)
-    note = f"{classifier.trained_on}: KNOWS NEXT TO NOTHING" if classifier.trained_on.startswith("SAMPLE") else ""
     title = f"{file.name}, as {classifier.recipe.model} of the run {run.resolve().name} sees it"
-    draw_explanation(image, heat, path, title=title, answer=answer, looked_at=looked_at, text=text, note=note)
-    if note:
-        show.say(note)
+    figure = explanation_figure(
+        image, heat, title=title, answer=answer, looked_at=looked_at, text=text, note=classifier.note
+    )
+    write_file(path, png(figure))
+    if classifier.note:
+        display.say(classifier.note)
     if not heat.any():
-        show.say("No place stands out: the map is the same everywhere.")
-    show.result_text(f"{answer}; {path}")
+        display.say("The map is the same everywhere: the method shows nothing.")
+    display.result_text(f"{answer}; {path}")

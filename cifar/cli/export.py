@@ -1,4 +1,4 @@
-"""`cifar export`: a run to use elsewhere."""
+"""`cifar export`: a trained network for use elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Data, app, data_of, open_data
 from cifar.errors import InputError
 
@@ -21,17 +21,17 @@ def export(
         Path | None, typer.Option("--output", help="The .onnx file, or the folder; default in the run's folder.")
     ] = None,
     kind: Annotated[
-        str, typer.Option("--input", help="What the ONNX file takes: float, pixels in [0, 1], or uint8, 0 to 255.")
+        str, typer.Option("--input", help="Input of the ONNX file: float, pixels in [0, 1], or uint8, 0 to 255.")
     ] = "float",
     int8: Annotated[
         bool, typer.Option("--int8", help="Also an 8-bit ONNX file, calibrated and measured on validation images.")
     ] = False,
     data: Data = "",
 ) -> None:
-    """Write an ONNX file, checked against the network on 1,200 images, or a plain folder; export.json says what it is.
+    """Write an ONNX file, checked against the network on 1,200 images, or a plain folder; export.json describes it.
 
-    Normalisation is inside the file, test-time views are not. For --int8 the run's own data are read, never its test
-    split; default data are those that the run was trained on.
+    Normalisation is part of the file, test-time augmentation is not. --int8 reads the data that the run was trained on,
+    but never its test split.
     """
     if file_format not in ("onnx", "safetensors"):
         raise InputError(f"There is no format {file_format!r}: choose onnx or safetensors.")
@@ -39,77 +39,88 @@ def export(
         raise InputError(f"There is no input {kind!r}: choose float or uint8.")
     if file_format == "safetensors":
         if int8 or kind != "float":
-            raise InputError("--int8 and --input go with --format onnx.")
+            raise InputError("--int8 and --input need --format onnx.")
         write_folder(run, output)
     else:
         write_onnx(run, output, kind=kind, int8=int8, data=data)
 
 
 def write_folder(run: Path, output: Path | None) -> None:
-    """Export weights and recipe."""
-    from cifar.runs import EXPORTED
+    """Write weights and recipe into a folder, made if it is absent."""
+    from cifar.runs import EXPORTED, write_file
     from cifar.serving.export import export_folder
 
     target = output or run / EXPORTED
-    record = export_folder(run, target)
-    show.result_text(f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})")
+    files, record = export_folder(run, target)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_file(target / name, content)
+    display.result_text(
+        f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
+    )
 
 
 def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: str) -> None:
-    """Export an ONNX file and, where asked, its 8-bit version; export.json is written beside them.
+    """Write an ONNX file and, if wanted, its 8-bit version, with export.json beside them.
 
     Raises:
-        InputError: a name that does not end in .onnx, or a folder that does not exist.
+        InputError: a name that does not end in .onnx, a folder that does not exist, or no images for the 8-bit version.
     """
-    from cifar.files import write_json
-    from cifar.runs import EXPORT, ONNX, run_recipe
-    from cifar.serving.export import export_int8, export_onnx, held_images
+    from cifar.runs import EXPORT, ONNX, remove_file, run_recipe, write_file
+    from cifar.serving.export import export_int8, export_onnx, int8_splits, record_json
 
     run_recipe(run)
     path = output or run / ONNX
     if path.suffix != ".onnx":
-        raise InputError(f"--output {path}: the name of an ONNX file has to end in .onnx.")
+        raise InputError(f"--output {path}: the name of an ONNX file must end in .onnx.")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    held = None
-    if int8:  # before anything is written
-        held = held_images(run, open_data(data or data_of(run)))
-    record = export_onnx(run, path, kind=kind)
-    small_path = path.with_name(f"{path.stem}-int8.onnx")
-    small_path.unlink(missing_ok=True)  # of a former export: it would not belong to this file
+    splits = int8_splits(run, open_data(data or data_of(run))) if int8 else None  # refused before anything is written
+    model, record = export_onnx(run, name=path.name, kind=kind)
+    write_file(path, model)
+    int8_path = path.with_name(f"{path.stem}-int8.onnx")
+    remove_file(int8_path)  # of an earlier export: it would not belong to this file
     parity = record["parity"]
-    show.result_text(
-        f"{show.sample_prefix(record)}{path}: {record['model']}, {record['bytes']:,} bytes, takes {record['input']}; "
-        f"on {parity['images']:,} images the same classes, probabilities within {parity['largest_difference']:.1e}"
+    display.result_text(
+        f"{display.sample_prefix(record)}{path}: {record['model']}, {record['bytes']:,} bytes, takes "
+        f"{record['input']}; on {parity['images']:,} images the same classes, probabilities within "
+        f"{parity['largest_difference']:.1e}"
     )
     if record["recipe_views"] != "none":
-        show.say(f"The recipe averages over the views {record['recipe_views']}, which are not in the file.")
+        display.say(
+            f"The recipe's test-time augmentation ({record['recipe_views']}) is not in the file: it sees an image once."
+        )
     try:
-        if held:
-            record["int8"] = export_int8(path, small_path, held)
+        if splits:
+            calibration, validation = splits
+            int8_model, figures = export_int8(
+                model, name=int8_path.name, calibration=calibration, validation=validation
+            )
+            write_file(int8_path, int8_model)
+            record["int8"] = figures
             show_int8(record)
     finally:
-        write_json(path.with_name(EXPORT), record)
+        write_file(path.with_name(EXPORT), record_json(record))
 
 
 def show_int8(record: Mapping[str, Any]) -> None:
-    """Print both files side by side."""
+    """Print accuracy, speed and size of both files side by side."""
     figures = record["int8"]
-    fp32, small = figures["fp32"], figures["int8"]
+    fp32, int8 = figures["fp32"], figures["int8"]
     rows = [
         ("", "fp32", "int8"),
-        ("validation accuracy", *(f"{one['accuracy']:.2%}" for one in (fp32, small))),
-        ("images/s, median", *(f"{one['images_per_second']:,.0f}" for one in (fp32, small))),
-        ("lowest", *(f"{one['lowest']:,.0f}" for one in (fp32, small))),
-        ("highest", *(f"{one['highest']:,.0f}" for one in (fp32, small))),
-        ("bytes", *(f"{one['bytes']:,}" for one in (fp32, small))),
+        ("validation accuracy", *(f"{file['accuracy']:.2%}" for file in (fp32, int8))),
+        ("images/s, median", *(f"{file['images_per_second']:,.0f}" for file in (fp32, int8))),
+        ("lowest", *(f"{file['lowest']:,.0f}" for file in (fp32, int8))),
+        ("highest", *(f"{file['highest']:,.0f}" for file in (fp32, int8))),
+        ("bytes", *(f"{file['bytes']:,}" for file in (fp32, int8))),
     ]
     for name, *cells in rows:
-        show.result_text(f"{name:<20}" + "".join(f"{cell:>12}" for cell in cells))
-    ratio = small["images_per_second"] / fp32["images_per_second"]
-    show.result_text(
-        f"{show.sample_prefix(record)}{figures['file']} loses {100 * figures['accuracy_lost']:.2f} points on "
-        f"{figures['validation_images']:,} validation images ({figures['other_classes']:,} get another class), "
-        f"calibrated on {figures['calibration_images']:,} others, and is {ratio:.2f} times as fast here: medians of "
-        f"{figures['rounds']} rounds in turn, batches of {figures['batch_size']}"
+        display.result_text(f"{name:<20}" + "".join(f"{cell:>12}" for cell in cells))
+    speedup = int8["images_per_second"] / fp32["images_per_second"]
+    display.result_text(
+        f"{display.sample_prefix(record)}{figures['file']} loses {100 * figures['accuracy_lost']:.2f} points on "
+        f"{figures['validation_images']:,} validation images (the class of {figures['other_classes']:,} changes), "
+        f"calibrated on {figures['calibration_images']:,} others, and is {speedup:.2f} times as fast here: medians of "
+        f"{figures['rounds']} alternating measurements, batches of {figures['batch_size']}"
     )

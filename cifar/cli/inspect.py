@@ -1,4 +1,4 @@
-"""`cifar data` and `cifar bench`: what the figures stand on."""
+"""`cifar data` and `cifar bench`: the data set, and how fast this machine is."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Data, app, open_data
 
 
@@ -14,26 +14,25 @@ from cifar.cli.app import Data, app, open_data
 def show_data(
     data: Data = "",
     source: Annotated[
-        str, typer.Option("--source", help="cache, path, npm or official, instead of trying in this order.")
+        str, typer.Option("--source", help="cache, path, npm or official; default the first that works, in this order.")
     ] = "",
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="Where the contact sheet goes; default beside the cached data.")
+        Path | None, typer.Option("--sheet", help="File of the contact sheet; default beside the cached data.")
     ] = None,
 ) -> None:
     """Fetch and verify CIFAR-10; show its source, checksum, counts and pixel statistics; draw a contact sheet."""
     from cifar.data.cifar10 import cache_folder, load
-    from cifar.jobs import sample_note
-    from cifar.reporting.figures import draw_contact_sheet
+    from cifar.reporting.figures import contact_figure, png
+    from cifar.runs import write_file
 
     dataset = open_data(data, source=source)
-    splits = {part: load(dataset, part) for part in ("train", "test")}
-    show.data(dataset, splits)
+    splits = {name: load(dataset, name) for name in ("train", "test")}
+    display.data(dataset, splits)
     path = sheet or cache_folder() / ("contact-sheet-sample.png" if dataset.is_sample else "contact-sheet.png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(
-        splits["train"].images, splits["train"].labels, path, title=dataset.name, note=sample_note(dataset)
-    )
-    show.result_text(f"contact sheet: {path}")
+    train, note = splits["train"], dataset.note
+    write_file(path, png(contact_figure(train.images, train.labels, title=dataset.name, note=note)))
+    display.result_text(f"contact sheet: {path}")
 
 
 @app.command()
@@ -41,9 +40,9 @@ def bench(
     only: Annotated[
         str, typer.Option("--only", help="training, data, loading, inference or memory, instead of all.")
     ] = "",
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds that count.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measured rounds.")] = 5,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Tiny sizes: to see that it runs; the figures mean nothing.")
+        bool, typer.Option("--quick", help="Tiny sizes, only to see that it runs: the figures mean nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all measurements as JSON.")] = False,
     data: Data = "",
@@ -53,8 +52,8 @@ def bench(
 
     dataset = open_data(data)
     scale = QUICK if quick else Scale(repeats=repeats)
-    lines = run_suite(dataset, scale=scale, only=only, say=show.say)
+    lines = run_suite(dataset, scale=scale, only=only, say=display.say)
     if as_json:
         print(json.dumps(as_record(lines), indent=2))
     else:
-        show.bench(lines)
+        display.bench(lines)

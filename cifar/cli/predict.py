@@ -1,4 +1,4 @@
-"""`cifar predict`: what a trained network says of image files."""
+"""`cifar predict`: the classes of image files."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar import show
+from cifar.cli import display
 from cifar.cli.app import Device, app
 from cifar.errors import InputError
 
@@ -24,22 +24,25 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
     files: Annotated[
         list[str],
-        typer.Argument(help="Image files; folders, searched below too; patterns; - reads such names from the input."),
+        typer.Argument(
+            help="Image files; folders, with their subfolders; patterns; - reads names from standard input."
+        ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list, an object and a line for each file.")
+        bool, typer.Option("--json", help="Print a JSON list, an object on a line for each file.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values under a line of names.")] = False,
-    top: Annotated[int, typer.Option("--top", min=1, max=10, help="How many classes to print for each file.")] = 2,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values with a header line.")] = False,
+    top: Annotated[int, typer.Option("--top", min=1, max=10, help="Number of classes to print for each file.")] = 2,
     tta: Annotated[
-        str, typer.Option("--tta", help="Average over views: none, mirror or shift; default as in the run's recipe.")
+        str,
+        typer.Option("--tta", help="Test-time augmentation: none, mirror or shift; default as in the run's recipe."),
     ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 100,
     device: Device = "",
 ) -> None:
-    """Class, probability and runner-up of image files of any size: the square in the middle, antialiased to 32×32.
+    """Print class, probability and runner-up for image files of any size: the central square, resized to 32×32.
 
-    Exit code 1 when a file could not be read: each has its line on standard error, and the others are predicted.
+    A file that cannot be read is reported on standard error; the others are predicted, and the exit code is 1.
     """
     from cifar.evaluation.predict import VIEWS
     from cifar.serving.classifier import load_model
@@ -48,19 +51,19 @@ def predict(
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other: give one of them.")
     if tta and tta not in VIEWS:
-        raise InputError(f"There are no views {tta!r}: choose from {', '.join(VIEWS)}.")
+        raise InputError(f"There is no test-time augmentation {tta!r}: choose from {', '.join(VIEWS)}.")
     failures: list[str] = []
 
     def unreadable(sentence: str) -> None:
         failures.append(sentence)
-        show.say(printable(sentence))
+        display.say(printable(sentence))
 
     classifier = load_model(run, device=device)
-    if classifier.trained_on.startswith("SAMPLE"):
-        show.say(f"{classifier.trained_on}: THIS NETWORK HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING")
-    names = gather(files, unreadable=unreadable)
-    with show.image_progress("images") as progress, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # oddities of files that it can read
+    if classifier.note:
+        display.say(classifier.note)
+    names = file_names(files, unreadable=unreadable)
+    with display.image_progress("images") as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # about defects of files that it can read
         read, predictions = predict_files(
             classifier, names, views=tta, batch_size=batch_size, unreadable=unreadable, progress=progress
         )
@@ -70,11 +73,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def gather(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -> list[str]:
-    """The files that the arguments stand for; of a list on the input, a wrong name is only reported.
+def file_names(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -> list[str]:
+    """The files that the arguments stand for.
+
+    Args:
+        arguments: files, folders, patterns, or - for a list of such names on standard input.
+        unreadable: gets a sentence about each wrong name in the list.
 
     Raises:
-        InputError: an argument stands for nothing, or the list is empty.
+        InputError: an argument yields no files, or the list is empty.
     """
     from cifar.serving.files import find_images
 
@@ -85,7 +92,7 @@ def gather(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -> li
             continue
         listed = listed_names()
         if not listed:
-            raise InputError("The list on standard input is empty: give a path a line.")
+            raise InputError("The list on standard input is empty: give one path per line.")
         for name in listed:
             try:
                 names += find_images(name, unreadable=unreadable)
@@ -97,23 +104,23 @@ def gather(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -> li
 
 
 def listed_names() -> list[str]:
-    """The paths on standard input: a line each, or ended by zero bytes, as `find -print0` writes them."""
+    """The paths on standard input: one per line, or terminated by zero bytes, as `find -print0` writes them."""
     data = sys.stdin.buffer.read()
-    parts = data.split(b"\0") if b"\0" in data else data.splitlines()
-    return [os.fsdecode(part) for part in parts if part.strip()]
+    lines = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def write_table(names: Sequence[str], predictions: "Predictions", top: int) -> None:
-    """Print a line a file in columns that a pipe leaves as they are."""
+    """Print a table, one line per file, with the same columns in a terminal and in a pipe."""
     from rich.cells import cell_len
 
     if not names:
         return
-    shown = [printable(name) for name in names]
-    width = max(map(cell_len, ["file", *shown]))
+    printable_names = [printable(name) for name in names]
+    width = max(map(cell_len, ["file", *printable_names]))
     ranks = ["class", "runner-up", *(f"{number}th" if number > 3 else "3rd" for number in range(3, top + 1))]
     print("file".ljust(width) + "".join(f"  {rank:<10}  probability" for rank in ranks[:top]))
-    for name, row in zip(shown, predictions.top(top), strict=True):
+    for name, row in zip(printable_names, predictions.top(top), strict=True):
         cells = "".join(f"  {label:<10}  {prob:>11.2%}" for label, prob in row)
         print(name + " " * (width - cell_len(name)) + cells)
 
@@ -121,14 +128,14 @@ def write_table(names: Sequence[str], predictions: "Predictions", top: int) -> N
 def write_csv(names: Sequence[str], predictions: "Predictions", top: int) -> None:
     """Print file, class, probability, then class_2, probability_2 and so on."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    ends = ["", *(f"_{number}" for number in range(2, top + 1))]
-    writer.writerow(["file", *(f"{word}{end}" for end in ends for word in ("class", "probability"))])
+    suffixes = ["", *(f"_{number}" for number in range(2, top + 1))]
+    writer.writerow(["file", *(f"{column}{suffix}" for suffix in suffixes for column in ("class", "probability"))])
     for name, row in zip(names, predictions.top(top), strict=True):
         writer.writerow([printable(name), *(cell for label, prob in row for cell in (label, f"{prob:.6f}"))])
 
 
 def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> None:
-    """Print a list of {"file", "class", "probability", "top": [{"class", "probability"}, …]}, an object a line."""
+    """Print a list of {"file", "class", "probability", "top": [{"class", "probability"}, …]}, one object per line."""
     lines = []
     for name, row in zip(names, predictions.top(top), strict=True):
         ranked: list[dict[str, Any]] = [{"class": label, "probability": prob} for label, prob in row]
@@ -137,7 +144,7 @@ def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> No
 
 
 def printable(text: str) -> str:
-    """Text with everything escaped that a terminal would act on or cannot show: names of files hold anything."""
+    """Text with everything escaped that a terminal would interpret or cannot show: file names can hold anything."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

@@ -1,35 +1,23 @@
 """`cifar train`, and the script train.py with its questions."""
 
-import dataclasses
 import datetime
+import os
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cifar import show
-from cifar.cli.app import INTERRUPTED, Data, Device, app, data_of, open_data, run_app
+from cifar.cli import display
+from cifar.cli.app import INTERRUPTED, Data, Device, app, check_data_flag, data_of, open_data, run_app
 from cifar.errors import InputError, WorldError
-from cifar.machine import choose_device, choose_precision, flush_denormals
-from cifar.recipes import (
-    AUGMENTS,
-    RECIPES,
-    Recipe,
-    field_types,
-    read_recipe,
-    recipe_for,
-    to_json,
-    training_share,
-    with_settings,
-)
+from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
 
 if TYPE_CHECKING:
-    from cifar.jobs import Job
+    from cifar.pipeline import Job
+    from cifar.recipes import Recipe
 
 Model = Annotated[
     str,
@@ -38,8 +26,8 @@ Model = Annotated[
     ),
 ]
 Epoch = Annotated[int | None, typer.Option("-e", "--epoch", help="Passes over the training images.")]
-BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images a step.")]
-LearningRate = Annotated[float | None, typer.Option("-l", "--learning-rate", help="Learning rate at its highest.")]
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images per step.")]
+LearningRate = Annotated[float | None, typer.Option("-l", "--learning-rate", help="Peak learning rate.")]
 CrossValidate = Annotated[bool, typer.Option("-c", "--cross-validate", help="Cross-validate on 5 folds of the 50,000.")]
 Wandb = Annotated[bool, typer.Option("-w", "--wandb", help="Log to Weights & Biases.")]
 SaveFolder = Annotated[
@@ -48,12 +36,16 @@ SaveFolder = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and augmentation.")]
 Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds; implies --cross-validate.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="field=value, any field of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="field=value or group.field=value, any field of the recipe; may be repeated."),
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", help=f"{', '.join(RECIPES)}, or a recipe.json.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", help="A named recipe, such as resnet-better or vit-plain, or a recipe.json.")
+]
 Freeze = Annotated[bool, typer.Option("--freeze", help="For previt: train only the head, on features computed once.")]
 TrainBlocks = Annotated[
-    int | None, typer.Option("--train-blocks", help="For previt: train only the last so many blocks and the head.")
+    int | None,
+    typer.Option("--train-blocks", help="For previt: train only the last N blocks and the head.", metavar="N"),
 ]
 Weights = Annotated[
     str, typer.Option("--weights", help="For previt: a file of pretrained weights, instead of the hub.")
@@ -62,6 +54,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and th
 Resume = Annotated[Path | None, typer.Option("--resume", help="Continue the run in this folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the save folder.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard, in the run's folder.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the network for training (torch.compile).")]
+Kernels = Annotated[
+    str, typer.Option("--kernels", help="On a CPU: native (where they can be compiled; the default) or pytorch.")
+]
 
 
 @app.command()
@@ -87,10 +83,14 @@ def train(
     resume: Resume = None,
     overwrite: Overwrite = False,
     tensorboard: TensorBoard = False,
+    compile: Compile = False,
+    kernels: Kernels = "",
 ) -> None:
-    """Train a network, keep the best weights by validation accuracy, read the test set once with them."""
-    from cifar.jobs import Job
-
+    """Train a network, keep the best weights by validation accuracy, evaluate them on the test set once."""
+    check_device(device)
+    check_data_flag(data)
+    if kernels not in ("", "native", "pytorch"):
+        raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
     if resume:
         numbers = (epoch, batch_size, learning_rate, seed, folds, train_blocks)
         others = (freeze, model, recipe, cross_validate, settings, weights, save_folder, overwrite)
@@ -98,45 +98,55 @@ def train(
             raise InputError(
                 f"--resume continues {resume} by its own recipe: leave out the flags that would change it."
             )
-        job = resumed_job(resume)
+        from cifar.runs import CROSSVAL, how_computed, run_recipe
+
+        chosen, folder, cross_validate = run_recipe(resume), resume, (resume / CROSSVAL).exists()
         data = data or data_of(resume)
+        former_kernels, former_compile = how_computed(resume)
+        kernels, compile = kernels or former_kernels, compile or former_compile
     else:
-        changes: dict[str, Any] = {
-            "epochs": epoch,
-            "batch_size": batch_size,
-            "lr": learning_rate,
-            "seed": seed,
-            "weights": weights or None,
-        }
+        if folds == 0:
+            raise InputError("--folds 0: cross-validation needs 2 folds or more.")
+        flags = {
+            "epochs": epoch, "batch_size": batch_size, "lr": learning_rate, "seed": seed, "weights": weights or None,
+            "num_folds": 5 if cross_validate and folds is None else folds,
+        }  # fmt: skip
+        cross_validate = cross_validate or folds is not None
+        chosen = choose_recipe(model, recipe, settings or [], flags)
         if freeze or train_blocks is not None:
             if freeze and train_blocks:
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
-            # What is computed once cannot change from epoch to epoch.
-            changes |= {"train_blocks": train_blocks or 0} | {name: field_types()[name](0) for name in AUGMENTS}
-        changes |= {"num_folds": 5 if cross_validate and folds is None else folds}
-        chosen = with_settings(choose_recipe(model, recipe), settings or [])
-        chosen = dataclasses.replace(chosen, **{name: value for name, value in changes.items() if value is not None})
-        if folds == 0:
-            raise InputError("--folds 0: cross-validation needs 2 folds or more.")
-        job = Job(
-            chosen, save_folder or default_folder(model or recipe), cross_validate=cross_validate or folds is not None
-        )
-    job = dataclasses.replace(
-        job,
-        device=choose_device(device),
-        wandb=wandb,
-        tensorboard=tensorboard,
-        command=shlex.join(["cifar", *context.obj]),
-    )
+            chosen = frozen(chosen, train_blocks or 0)
+        folder = save_folder or default_folder(model or recipe)
+    if kernels:
+        os.environ["CIFAR_KERNELS"] = kernels
+    if not dry_run and ":" not in chosen.model:
+        display.say(first_line(chosen, folder))  # PyTorch takes a second; other networks may yet be refused
+    from cifar.pipeline import Job
+
+    job = Job(
+        chosen, folder, device=choose_device(device), compile=compile, cross_validate=cross_validate, wandb=wandb,
+        tensorboard=tensorboard, resume=bool(resume), command=shlex.join(["cifar", *context.obj]),
+    )  # fmt: skip
     if dry_run:
         show_plan(job, data)
     else:
         run_job(job, data, overwrite=overwrite)
 
 
-def choose_recipe(model: str, recipe: str) -> Recipe:
-    """The recipe that -m and --recipe name together; --recipe decides, -m then puts another network into it."""
-    from cifar.models import check_name
+def choose_recipe(model: str, recipe: str, settings: list[str], flags: dict[str, Any]) -> "Recipe":
+    """The recipe that the flags stand for; --recipe decides, -m then puts another network into it.
+
+    Args:
+        model: of -m; recipe: of --recipe; "" is none.
+        settings: of --set.
+        flags: values of other flags by the fields that they set; None is not given.
+
+    Raises:
+        InputError: no such model, recipe or field, or a value that is not valid.
+    """
+    from cifar.recipes import RECIPES, read_recipe, recipe_for, with_fields, with_settings
+    from cifar.recipes.names import check_name
 
     if not model and not recipe:
         raise InputError(f"Name a model: -m with one of {', '.join(RECIPES)}.")
@@ -151,9 +161,24 @@ def choose_recipe(model: str, recipe: str) -> Recipe:
     else:
         raise InputError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)} or name a recipe.json.")
     if recipe and model:
-        chosen = dataclasses.replace(chosen, model=recipe_for(model).model)
+        chosen = with_fields(chosen, model=recipe_for(model).model)
     check_name(chosen.model)
-    return chosen
+    chosen = with_settings(chosen, settings)
+    return with_fields(chosen, **{name: value for name, value in flags.items() if value is not None})
+
+
+def first_line(recipe: "Recipe", folder: Path) -> str:
+    """What a training is, in a line."""
+    epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
+    return f"{recipe.model}: {epochs}, batch size {recipe.batch_size}, run folder {folder}"
+
+
+def frozen(recipe: "Recipe", train_blocks: int) -> "Recipe":
+    """The recipe with only the head and the last blocks trained, and no augmentation: activations are computed once."""
+    from cifar.recipes import with_fields
+
+    off = {"crop_padding": 0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "mixup": 0.0, "cutmix": 0.0}
+    return with_fields(recipe, train_blocks=train_blocks, **off)
 
 
 def default_folder(name: str) -> Path:
@@ -164,69 +189,51 @@ def default_folder(name: str) -> Path:
     return next(path for path in (folder, *(Path(f"{folder}-{n}") for n in range(2, 100))) if not path.exists())
 
 
-def resumed_job(folder: Path) -> "Job":
-    """The job that a stopped run or cross-validation was.
-
-    Raises:
-        InputError: no run folder.
-    """
-    from cifar.jobs import Job
-    from cifar.runs import CROSSVAL, run_recipe
-
-    return Job(run_recipe(folder), folder, cross_validate=(folder / CROSSVAL).exists(), resume=True)
-
-
 def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
-    """Train, test and report one run or all folds of a cross-validation."""
-    from cifar.jobs import Stopped, Watch, run_folds, run_one
-    from cifar.models import build_model
-    from cifar.runs import new_folder
+    """Train, test and report one run or all folds of a cross-validation.
 
-    flush_denormals()  # here, since the data and the network are torch's first work
+    Args:
+        job: what was asked for.
+        data: of --data.
+        overwrite: replace the run in the folder.
+    """
+    from cifar.models import build_model
+    from cifar.pipeline import Stopped, run_folds, run_one
+    from cifar.runs import RECIPE, new_folder
+
+    flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
     if not job.resume:
         build_model(job.recipe)  # now, so that a wrong name or weights that cannot be had leave nothing behind
-        new_folder(job.folder, overwrite=overwrite)
-    try:
+    if ":" in job.recipe.model:
+        display.say(first_line(job.recipe, job.folder))
+    if job.resume:
         dataset = open_data(data)
-    except (InputError, WorldError):
-        if not job.resume:
+    else:
+        new_folder(job.folder, overwrite=overwrite)
+        try:
+            dataset = open_data(data)
+        except (InputError, WorldError):
             remove_empty(job.folder)
-        raise
-    with stop_on_signal() as should_stop:
-        watch = Watch(show.say, should_stop, show.training_display, show.image_progress, show.fold_result)
+            raise
+    program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
+    resume = f"{program} --resume {shlex.quote(str(job.folder))}"
+    with display.TerminalDisplay() as shown:
         try:
             if job.cross_validate:
-                show.crossval(run_folds(job, dataset, watch=watch), job.folder)
+                display.crossval(run_folds(job, dataset, display=shown), job.folder)
             else:
-                show.result(run_one(job, dataset, watch=watch), job.folder)
-        except Stopped as stopped:
-            folder = shlex.quote(str(stopped.folder))
-            program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
-            show.say(f"Stopped; everything is saved. Resume with: {program} --resume {folder}")
+                run_one(job, dataset, display=shown)
+        except Stopped:
+            display.say(f"Stopped; everything is saved. Resume with: {resume}")
+            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt:
+            begun = (job.folder / RECIPE).exists()
+            display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
             raise typer.Exit(INTERRUPTED) from None
 
 
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """While this lasts, the first Ctrl-C or TERM asks the training to stop after its step; a second one kills it."""
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        show.say("Stopping after this step …")
-
-    former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def remove_empty(folder: Path) -> None:
-    """Take a run folder away again that nothing was written to, and `runs` if it was made for it."""
+    """Remove a run folder that nothing was written to, and `runs` if it was made for it."""
     with suppress(OSError):
         folder.rmdir()
         if folder.parent == Path("runs"):
@@ -234,24 +241,32 @@ def remove_empty(folder: Path) -> None:
 
 
 def show_plan(job: "Job", data: str) -> None:
-    """Print the recipe as JSON, then what would happen, without touching data or disk."""
-    from cifar.data.cifar10 import cache_folder
+    """Print the recipe as JSON, then what would happen, without touching data or disk.
+
+    Args:
+        job: what was asked for.
+        data: of --data.
+    """
+    from cifar.files import cache_folder
     from cifar.models import build_model
+    from cifar.recipes import to_json
 
     recipe = job.recipe
     parameters = sum(parameter.numel() for parameter in build_model(recipe, pretrained=False).parameters())
-    precision, remark = choose_precision(recipe.precision, device=job.device)
-    show.result_text(to_json(recipe).rstrip())
-    folds = f"{recipe.num_folds} folds, each on " if job.cross_validate else ""
+    precision, precision_remark = choose_precision(recipe.precision, device=job.device)
+    display.result_text(to_json(recipe).rstrip())
+    compiled, compile_remark = choose_compile(job.compile, device=job.device)
+    remarks = "".join(f" ({remark})" for remark in (precision_remark, compile_remark) if remark)
+    folds = f"{recipe.holdout.num_folds} folds, each on " if job.cross_validate else ""
     lines = (
         f"network: {recipe.model}, {parameters:,} parameters",
         f"data: {data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
-        f"trained on: {folds}{training_share(recipe):.0%} of the training images",
-        f"length: {recipe.epochs} epochs of batches of {recipe.batch_size}",
-        f"device: {job.device}, {precision}" + (f" ({remark})" if remark else ""),
+        f"trained on: {folds}{recipe.holdout.training_fraction:.0%} of the training images",
+        f"length: {recipe.epochs} epochs, batch size {recipe.batch_size}",
+        f"device: {job.device}, {precision}{', compiled' if compiled else ''}{remarks}",
         f"folder: {job.folder}",
     )
-    show.result_text("\n".join(lines))
+    display.result_text("\n".join(lines))
 
 
 def train_main() -> NoReturn:
@@ -260,7 +275,7 @@ def train_main() -> NoReturn:
     if not arguments and sys.stdin.isatty() and sys.stdout.isatty():
         sys.exit(run_app(app, ask_for_arguments(), program="cifar"))
     if not arguments:
-        show.say(
+        display.say(
             "Usage: python3 train.py -m MODEL [-e EPOCHS] [-b BATCH] [-l RATE] [-d DEVICE] …; --help lists all flags."
         )
         sys.exit(2)
@@ -269,7 +284,7 @@ def train_main() -> NoReturn:
 
 def ask_for_arguments() -> list[str]:
     """The answers of a person as the arguments that they stand for, shown so that they can be repeated."""
-    from cifar.prompts import ask
+    from cifar.cli.prompts import ask
 
     best = choose_device()
     answers = ask(
@@ -282,5 +297,5 @@ def ask_for_arguments() -> list[str]:
         "-l", f"{answers.learning_rate:g}", "-d", answers.device, "-s", answers.save_folder,
     ]  # fmt: skip
     arguments += ["-c"] * answers.cross_validate + ["-w"] * answers.wandb
-    show.say(f"python3 train.py {shlex.join(arguments)}")
+    display.say(f"python3 train.py {shlex.join(arguments)}")
     return ["train", *arguments]

@@ -1,4 +1,4 @@
-"""Batches: the whole split lies on the device, and a batch is an index into it; there are no loader processes."""
+"""Batches: the whole split is on the device and a batch is an index into it, so there are no loader processes."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,20 @@ from cifar.data.split import Split
 
 
 def draw_order(num_images: int, *, generator: Generator) -> Tensor:
-    """A random order of the images: int64 [N], on the CPU."""
+    """A random order of the images.
+
+    Args:
+        num_images: N.
+        generator: on the CPU, so that the order is the same on every device.
+
+    Returns:
+        int64 [N], on the CPU.
+    """
     return torch.randperm(num_images, generator=generator)
 
 
 def to_device(split: Split, device: torch.device) -> Split:
-    """The split on a device, as uint8 in channels_last memory: 154 MB for the 50,000."""
+    """The split on a device, images in channels_last memory; the 50,000 training images take 154 MB."""
     images = split.images.to(device)
     if images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -22,14 +30,28 @@ def to_device(split: Split, device: torch.device) -> Split:
 
 
 def take(images: Tensor, indices: Tensor) -> Tensor:
-    """images[indices], many times as quick on a processor: an image at a time, not an element."""
+    """images[indices], many times faster on a CPU: it copies whole images, not single elements.
+
+    Args:
+        images: [N, …].
+        indices: int64 [B].
+
+    Returns:
+        [B, …], in the memory format of the images.
+    """
     if images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last):
         return images.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
     return images.index_select(0, indices)
 
 
 def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of a split in this order, from batch number `first` on; the last may be smaller.
+    """Batches of a split in a given order; the last may be smaller.
+
+    Args:
+        split: on any device.
+        order: indices into the split, int64 [N], on the CPU.
+        batch_size: images per batch.
+        first: number of the first batch, counted from 0; those before it are skipped.
 
     Yields:
         images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B], on
@@ -37,12 +59,12 @@ def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> 
     """
     for start in range(first * batch_size, len(order), batch_size):
         indices = order[start : start + batch_size]
-        there = indices.to(split.labels.device)
-        yield take(split.images, there), split.labels[there], indices
+        device_indices = indices.to(split.labels.device)
+        yield take(split.images, device_indices), split.labels[device_indices], indices
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] to float pixels in [0, 1], in channels_last memory; float activations stay as they are."""
+    """uint8 [N, 3, H, W] to float pixels in [0, 1], in channels_last memory; float activations are left unchanged."""
     if images.dtype != torch.uint8:
         return images
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

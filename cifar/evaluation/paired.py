@@ -1,4 +1,4 @@
-"""Two classifiers on the same images, and a vote of several: pure functions on arrays, by numpy and scipy.
+"""Two classifiers on the same images, and a vote of several: pure functions on arrays.
 
 An image that both get right, or both wrong, says nothing about which is better. All evidence lies in the images that
 only one of them gets right, so the two sets of hits shrink to a table of four counts: both right, only the first, only
@@ -19,15 +19,16 @@ CONFIDENCE = 0.95
 def compare_pair(
     first: NDArray[np.int64], second: NDArray[np.int64], labels: NDArray[np.int64], *, generator: Generator
 ) -> dict[str, Any]:
-    """Everything that is said of two classifiers on the same images, JSON-ready.
+    """Return everything that is said of two classifiers on the same images, JSON-ready.
 
     Args:
-        first, second, labels: int64 [N], the predicted classes and the true ones.
+        first, second: predicted classes, int64 [N].
+        labels: int64 [N].
         generator: of the bootstrap.
 
     Returns:
-        difference: accuracy of the first less that of the second, a fraction, with its interval (`paired_interval`);
-        the four counts; mcnemar_p; agreement: share of images on which both predict the same class, right or wrong;
+        difference: accuracy of the first minus that of the second, a fraction, with its interval (`paired_interval`);
+        the four counts; mcnemar_p; agreement: fraction of images on which both predict the same class, right or wrong;
         error_overlap: see there.
     """
     first_hits, second_hits = first == labels, second == labels
@@ -43,7 +44,7 @@ def compare_pair(
 
 
 def outcome_table(first_hits: NDArray[np.bool_], second_hits: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Images that both, only the first, only the second and none gets right: int64 [4], from two bool [N]."""
+    """Return how many images both, only the first, only the second and neither get right: int64 [4], of bool [N]."""
     cell = 2 * ~first_hits + ~second_hits  # 0, 1, 2, 3 in that order
     return np.bincount(cell, minlength=4)
 
@@ -51,7 +52,7 @@ def outcome_table(first_hits: NDArray[np.bool_], second_hits: NDArray[np.bool_])
 def paired_interval(
     table: ArrayLike, *, generator: Generator, num_resamples: int = NUM_RESAMPLES, confidence: float = CONFIDENCE
 ) -> NDArray[np.float64]:
-    """Interval of the difference of two accuracies by the paired bootstrap (Efron 1979; percentiles).
+    """Return the interval of the difference of two accuracies by the paired bootstrap (Efron 1979; percentiles).
 
     The bootstrap draws N images with replacement, each with both its outcomes, and takes the difference anew. An image
     enters it only by its cell of the table, so a resample is a draw of four counts from Multinomial(N, table / N): the
@@ -60,6 +61,9 @@ def paired_interval(
 
     Args:
         table: counts as of `outcome_table`, [..., 4]; several tables of one N at once.
+        generator: of the resamples.
+        num_resamples: how many.
+        confidence: coverage of the interval, a fraction.
 
     Returns:
         [2, ...]: low and high ends, fractions.
@@ -74,10 +78,15 @@ def paired_interval(
 
 
 def mcnemar_p(table: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test (1947): were both as good, an image only one gets right would be a fair coin.
+    """Return the exact two-sided p of McNemar's test (1947).
+
+    Were both as good, an image that only one of them gets right would be a fair coin.
 
     Args:
-        table: counts as of `outcome_table`, [4]; 1 where no image tells the two apart.
+        table: counts as of `outcome_table`, [4].
+
+    Returns:
+        1 where no image tells the two apart.
     """
     from scipy.stats import binomtest
 
@@ -88,29 +97,29 @@ def mcnemar_p(table: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number, in the same order (Holm 1979): the smallest counts n times, the next n - 1 …
+    """Return p values corrected for their number, in the same order (Holm 1979).
 
-    Calling those below 5 % different is wrong about any of them with a probability of 5 % at most, whatever depends on
-    whatever.
+    The smallest counts n times, the next n - 1 times and so on. Calling those below 5 % different is wrong about any of
+    them with a probability of 5 % at most, however the tests depend on each other.
     """
     adjusted, highest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
 
 
 def error_overlap(first_hits: NDArray[np.bool_], second_hits: NDArray[np.bool_]) -> float | None:
-    """Images that both get wrong, as a share of those that at least one gets wrong; None where there is no error.
+    """Return images that both get wrong, as a fraction of those that at least one gets wrong; None without errors.
 
-    Which wrong class they predict does not matter. 1: the same errors; 0: none in common.
+    Which wrong class they predict does not matter. 1: the same errors; 0: none in common. Both arguments: bool [N].
     """
     either = int((~first_hits | ~second_hits).sum())
     return int((~first_hits & ~second_hits).sum()) / either if either else None
 
 
 def majority_vote(probs: NDArray[np.float32]) -> tuple[NDArray[np.int64], int]:
-    """The class that most classifiers predict; among equally many, that of the highest mean probability.
+    """Return the class that most classifiers predict; among equally many, that of the highest mean probability.
 
     Args:
         probs: float [R, N, 10], R classifiers. With two, every disagreement is a tie.

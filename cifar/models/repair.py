@@ -1,8 +1,8 @@
-"""Make `import torchvision` work where its compiled part does not fit the installed torch.
+"""Make `import torchvision` work where its compiled part does not fit the installed PyTorch.
 
-With PyTorch's own CPU build and the usual torchvision (built for CUDA), the compiled operators cannot be loaded and
-the import itself dies with "operator torchvision::nms does not exist". Neither timm nor we use those operators: it is
-enough that they are declared.
+With PyTorch's CPU build and the default build of torchvision (for CUDA), the compiled operators cannot be loaded and
+the import fails with "operator torchvision::nms does not exist". Neither timm nor this package uses those operators, so
+it is enough to declare them.
 """
 
 import importlib
@@ -12,18 +12,18 @@ import torch
 
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
-# Declarations last as long as this object; None until they were needed.
+# The declarations live as long as this object; None until they are needed.
 _declared: torch.library.Library | None = None
 
 
 def repair_torchvision() -> None:
-    """Import torchvision, declaring its missing operators first if it cannot be imported without; else change nothing.
+    """Import torchvision; if that fails for lack of operators, declare them and import it again.
 
-    Calling a declared operator still fails, with torch's message that it has no implementation.
+    Calling a declared operator still fails, with PyTorch's message that it has no implementation.
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: it fails for another reason.
+        RuntimeError: the import fails for another reason.
     """
     global _declared
     try:
@@ -32,7 +32,7 @@ def repair_torchvision() -> None:
         if "operator torchvision::" not in str(error) or _declared is not None:
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]  # half imported
+            del sys.modules[name]  # partly imported
         _declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             _declared.define(f"{operator}{SIGNATURE}")  # type: ignore[no-untyped-call]

@@ -11,8 +11,7 @@ projection shortcuts (option B), as it is commonly trained on CIFAR-10.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.models.layers import Normalise
-from cifar.models.winograd import Conv3x3
+from cifar.models.layers import Conv3x3, Normalise
 
 
 class Block(nn.Module):

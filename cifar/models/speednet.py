@@ -6,21 +6,18 @@ images, which spares the first steps of training. What follows starts as near to
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.errors import InputError
-from cifar.models.layers import Normalise
-from cifar.models.norm_gelu import norm_gelu
-from cifar.models.winograd import Conv3x3
+from cifar.kernels.ops import batch_norm_gelu, conv3x3, conv3x3_pool
+from cifar.models.layers import Conv3x3, Normalise
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "silu": nn.SiLU, "relu": nn.ReLU}
 WHITENING_IMAGES = 5_000
 LOGIT_SCALE = 1 / 256  # of a head of unit deviation: small logits make the first steps gentle
-SMALLEST = 9  # pixels a side of which three halvings leave something
 
 
 def whitening_filters(images: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
@@ -76,7 +73,7 @@ class Whitening(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolution, halving, normalisation, activation; convolution, normalisation, activation."""
+    """Convolution, 2×2 max pooling, normalisation, activation; convolution, normalisation, activation."""
 
     def __init__(self, num_in: int, num_out: int, *, activation: str) -> None:
         super().__init__()
@@ -84,15 +81,20 @@ class Block(nn.Module):
             identity_conv(num_in, num_out), nn.MaxPool2d(2), unscaled_norm(num_out), ACTIVATIONS[activation](),
             identity_conv(num_out, num_out), unscaled_norm(num_out), ACTIVATIONS[activation](),
         )  # fmt: skip
-        self.in_c = False
 
     def forward(self, features: Tensor) -> Tensor:
-        layers: Any = self.layers
-        first, _, first_norm, activation, second, second_norm, _ = layers
-        if self.in_c and isinstance(activation, nn.GELU):
-            return norm_gelu(second(norm_gelu(first.halved(features), first_norm)), second_norm)
-        halved: Tensor = layers(features)
-        return halved  # [N, num_out, H // 2, W // 2]
+        conv1, _, norm1, _, conv2, norm2, activation = self.layers
+        features = norm_activation(conv3x3_pool(features, conv1.weight), norm1, activation)  # type: ignore[arg-type]
+        features = conv3x3(features, conv2.weight)  # type: ignore[arg-type]
+        return norm_activation(features, norm2, activation)  # type: ignore[arg-type] # [N, num_out, H // 2, W // 2]
+
+
+def norm_activation(features: Tensor, norm: nn.BatchNorm2d, activation: nn.Module) -> Tensor:
+    """Normalisation and activation, fused if that is GELU: [N, C, H, W] → [N, C, H, W]."""
+    if isinstance(activation, nn.GELU):
+        return batch_norm_gelu(features, norm)
+    activated: Tensor = activation(norm(features))
+    return activated
 
 
 def identity_conv(num_in: int, num_out: int) -> Conv3x3:
@@ -111,27 +113,24 @@ def unscaled_norm(num_channels: int) -> nn.BatchNorm2d:
 
 
 class SpeedNet(nn.Module):
-    """Normalisation, whitening, three blocks, the greatest value of what is left of the image, a linear head.
+    """Normalisation, whitening, three blocks, max pooling of what is left of the image, a linear head.
+
+    Takes images of 9 pixels a side or more: smaller ones leave nothing behind three poolings.
 
     Args:
         widths: channels of the three blocks.
         activation: gelu, silu or relu; silu costs a CPU less than gelu, relu least.
-        early_image_size: pixels a side that images are shrunk to while `early` is set; 0 is none.
 
     Raises:
         InputError: an activation that is not one of the three, or not three widths.
     """
 
-    def __init__(self, widths: tuple[int, ...], *, activation: str, early_image_size: int = 0) -> None:
+    def __init__(self, widths: tuple[int, ...], *, activation: str) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise InputError(f"There is no activation {activation!r}: choose from {', '.join(ACTIVATIONS)}.")
         if len(widths) != 3 or min(widths) < 1:
             raise InputError(f"widths is {widths}: it must be three numbers of channels, such as 64, 256, 256.")
-        if early_image_size and not SMALLEST <= early_image_size <= 32:
-            raise InputError(f"early_image_size is {early_image_size}: speednet takes {SMALLEST} to 32 pixels, or 0.")
-        self.early_image_size = early_image_size
-        self.early = False
         self.normalise = Normalise()
         self.whitening = Whitening()
         self.activation = ACTIVATIONS[activation]()
@@ -142,8 +141,6 @@ class SpeedNet(nn.Module):
             self.head.weight.div_(self.head.weight.std())
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.early and self.early_image_size:
-            images = F.interpolate(images, (self.early_image_size,) * 2, mode="bilinear", antialias=True)
         features = self.activation(self.whitening(self.normalise(images)))  # [N, 24, 31, 31]
         features = self.blocks(features)  # [N, C, 3, 3]
         features = F.max_pool2d(features, features.shape[-1])  # [N, C, 1, 1]
@@ -157,18 +154,16 @@ class SpeedNet(nn.Module):
         self.whitening.fit(self.normalise(pixels))
 
 
-def speednet(
-    *, widths: tuple[int, ...] = (64, 256, 256), activation: str = "gelu", early_image_size: int = 0
-) -> SpeedNet:
+def speednet(*, widths: tuple[int, ...] = (64, 256, 256), activation: str = "gelu") -> SpeedNet:
     """As wide as airbench's for 94 %."""
-    return SpeedNet(widths, activation=activation, early_image_size=early_image_size)
+    return SpeedNet(widths, activation=activation)
 
 
-def speednet_narrow(*, early_image_size: int = 0) -> SpeedNet:
+def speednet_narrow() -> SpeedNet:
     """Half as wide, a third of the work."""
-    return speednet(widths=(32, 128, 128), early_image_size=early_image_size)
+    return speednet(widths=(32, 128, 128))
 
 
-def speednet_large(*, early_image_size: int = 0) -> SpeedNet:
+def speednet_large() -> SpeedNet:
     """As wide as airbench's for 95 %."""
-    return speednet(widths=(128, 384, 384), early_image_size=early_image_size)
+    return speednet(widths=(128, 384, 384))

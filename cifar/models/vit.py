@@ -40,8 +40,8 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention: of [N, heads, T, D] each, [N, heads, T, D].
 
-    Torch's fused kernel spares a GPU the [T, T] matrices. On a processor they fit the cache, and the kernel's backward
-    pass in bf16 took half of a whole training step (`docs/log.md`).
+    PyTorch's fused kernel spares a GPU the [T, T] matrices. On a CPU they fit the cache, and the kernel's backward pass
+    in bf16 took half of a whole training step (`docs/log.md`).
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)

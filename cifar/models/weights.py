@@ -1,6 +1,6 @@
-"""Where pretrained weights come from: a file, the hub's cache on this disk, or the hub by timm's own loader.
+"""Sources of pretrained weights: a file, the hub's cache on this disk, or the hub, by timm's own loader.
 
-Nothing that is read is ever executed, and what the hub's large-file store holds is verified by its SHA-256.
+Nothing that is read is executed, and files of the hub's large-file store are verified by SHA-256.
 """
 
 import hashlib
@@ -17,12 +17,15 @@ from torch import Tensor
 from cifar.errors import InputError, WorldError
 from cifar.models.onnx_weights import read_onnx
 
-HUB_SECONDS = 8.0  # to answer, name resolution included
+HUB_SECONDS = 8.0  # to respond, name resolution included
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights (safetensors, a state dict or ONNX), by name, without the prefixes of wrappers.
+    """The tensors in a file of weights, by name, without the prefixes of wrappers.
+
+    Args:
+        path: of a safetensors file, a state dict, or an ONNX file.
 
     Raises:
         InputError: the file holds something else.
@@ -37,9 +40,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise WorldError(f"{path} does not exist: name a file of weights with --weights.") from None
     except pickle.UnpicklingError:
-        what = "is damaged, or would execute code when loaded, so it was not"
-        raise WorldError(f"{path} {what}: save a plain state dict or safetensors.") from None
-    except Exception as error:  # damage shows as almost anything
+        fault = "is damaged, or would execute code, and was not loaded"
+        raise WorldError(f"{path} {fault}: save a plain state dict or safetensors.") from None
+    except Exception as error:  # a damaged file can raise anything
         raise WorldError(
             f"{path} cannot be read ({first_line(error)}): fetch it again, or name another file."
         ) from None
@@ -53,7 +56,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefixes(key: str) -> str:
-    """The name of a tensor as the bare network has it."""
+    """The name of a tensor in the network without wrappers."""
     while key.startswith(PREFIXES):
         key = key.partition(".")[2]
     return key
@@ -62,13 +65,17 @@ def without_prefixes(key: str) -> str:
 def hub_weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Pretrained weights from the hub's cache on this disk, or fetched from the hub by timm's own loader.
 
-    The hub is asked first, for at most 8 seconds: without a network the loader alone takes minutes to give up. The
-    hub's client draws the progress bar and goes on where a connection broke. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE
-    are respected, as they were when Python started.
+    The hub gets a request first, with 8 seconds to respond: without a network, the loader takes minutes to give up. The
+    hub's client draws the progress bar and resumes broken downloads. HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are
+    respected, as they were when Python started.
+
+    Args:
+        name: timm's, of the network.
+        config: its pretrained configuration in timm.
 
     Raises:
-        InputError: timm knows no weights of this network on the hub.
-        WorldError: the hub cannot be reached, is not to be asked, or refuses, or what came is damaged.
+        InputError: timm names no weights on the hub for this network.
+        WorldError: the hub is offline, cannot be reached or refuses, or the file is damaged.
     """
     if not config.get("hf_hub_id"):
         raise InputError(f"timm names no weights on the hub for {name}: give a file with --weights.")
@@ -86,7 +93,7 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = timm.models.load_state_dict_from_hf(*hub_location(config))
     except Exception as error:  # of the hub's client, of its transport, of the disk
-        if found := cached_file(config):  # it came, but cannot be read
+        if found := cached_file(config):  # it was fetched, but cannot be read
             verify(found)
         raise WorldError(f"The weights of {name} could not be fetched ({first_line(error)}): {remedy}.") from None
     if found := cached_file(config):
@@ -95,12 +102,12 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def verify(path: Path) -> None:
-    """Check a file of the hub's cache against the SHA-256 that the hub gave: the name of what its link leads to.
+    """Check a file in the hub's cache against the hub's SHA-256, which is the name of the file that it links to.
 
-    Small files, which the hub names by git's hash, and caches on disks without links pass unchecked.
+    Small files, which the hub names by git's hash, and caches on disks without links are not checked.
 
     Raises:
-        WorldError: it is damaged; it has been removed, so that the next run fetches it again.
+        WorldError: the file is damaged; it was removed, so that the next run fetches it again.
     """
     blob = path.resolve()
     if not re.fullmatch(r"[0-9a-f]{64}", blob.name):
@@ -114,12 +121,12 @@ def verify(path: Path) -> None:
 
 
 def hub_location(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Repository (with "@revision" behind it if not the newest) and file name, as timm's loader takes them."""
+    """Repository (followed by "@revision" unless it is the newest) and file name, as timm's loader takes them."""
     return config["hf_hub_id"], config.get("hf_hub_filename") or "pytorch_model.bin"
 
 
 def cached_file(config: Mapping[str, Any]) -> Path | None:
-    """The weights in the hub's cache on this disk, if they are there; safetensors preferred, as timm does."""
+    """The weights in the hub's cache on this disk, or None; like timm's loader it prefers safetensors."""
     from huggingface_hub import try_to_load_from_cache
 
     location, filename = hub_location(config)
@@ -132,7 +139,7 @@ def cached_file(config: Mapping[str, Any]) -> Path | None:
 
 
 def ask_hub(endpoint: str) -> str:
-    """Why the hub cannot be had, or "" where it answers; in `HUB_SECONDS`, however long a name takes to resolve."""
+    """Why the hub is not available, or "" if it responds, within `HUB_SECONDS` however long name resolution takes."""
     import requests
 
     reasons: list[str] = []

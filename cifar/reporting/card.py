@@ -17,7 +17,7 @@ from cifar.reporting.records import Record, read_record
 from cifar.reporting.report import changed_fields, duration, interval, machine_of, percent, sample_note
 from cifar.runs import CROSSVAL, EVALUATION, PICTURES
 
-WORDS = {
+CAPTIONS = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
     "confusion.png": "Counts of true against predicted classes",
     "reliability.png": "Accuracy against confidence",
@@ -27,15 +27,15 @@ WORDS = {
 
 
 def model_card(folder: Path, *, repository: str = "", pictures: bool = True) -> str:
-    """The whole card of a run: header and text.
+    """Return the whole card of a run: header and text.
 
     Args:
-        folder: of a finished run.
+        folder: of a tested run.
         repository: owner/name on the hub, if it has or will have one.
         pictures: whether the card will lie beside the run's pictures, and may show them.
 
     Raises:
-        InputError: no finished run, or a cross-validation.
+        InputError: no run, one without a test result, or a cross-validation.
         WorldError: a file is damaged.
     """
     if (folder / CROSSVAL).exists():
@@ -46,9 +46,13 @@ def model_card(folder: Path, *, repository: str = "", pictures: bool = True) -> 
 
 
 def card_header(record: Record, *, repository: str = "") -> str:
-    """The metadata in YAML, without the lines of dashes around it.
+    """Return the metadata in YAML, without the lines of dashes around it.
 
     A run on the bundled sample has no result there, since the hub would list it beside those on CIFAR-10.
+
+    Args:
+        record: of a tested run.
+        repository: as of `model_card`.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -74,17 +78,18 @@ def card_header(record: Record, *, repository: str = "") -> str:
         eval_results=results,
     )
     if results is None:
-        del data.model_name  # which only a list of results has a place for
+        del data.model_name  # which belongs to the results
     header: str = data.to_yaml()
     return header
 
 
 def card_text(record: Record, repository: str = "", pictures: Sequence[str] = ()) -> str:
-    """The card under its header: Markdown that begins with its title.
+    """Return the card under its header: Markdown that begins with its title.
 
     Args:
-        record: of a run.
-        repository, pictures: see `model_card`; the pictures by the names of their files.
+        record: of a tested run.
+        repository: as of `model_card`.
+        pictures: names of the files to show.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -103,7 +108,7 @@ def card_text(record: Record, repository: str = "", pictures: Sequence[str] = ()
     summary = record.summary
     recipe = from_mapping(summary["recipe"], origin=record.name)
     licence, base = licence_and_base(recipe)
-    evaluation = record.found.get(EVALUATION)
+    evaluation = record.evaluations.get(EVALUATION)
     return environment.get_template("card.md.jinja").render(
         title=repository or record.name,
         repository=repository,
@@ -113,33 +118,39 @@ def card_text(record: Record, repository: str = "", pictures: Sequence[str] = ()
         recipe=recipe,
         changed=changed_fields(summary["recipe"]),
         evaluation=evaluation,
-        calibration=calibration(evaluation) if evaluation else [],
+        calibration=calibration_rows(evaluation) if evaluation else [],
         machine=machine_of(summary),
         classes=CLASSES,
         pretrained=is_pretrained(recipe),
-        own_module=recipe.model.partition(":")[0] if is_of_the_user(recipe) else "",
+        own_module=recipe.model.partition(":")[0] if is_custom(recipe) else "",
         licence=licence,
         base=base,
-        pictures={name: WORDS[name] for name in pictures},
+        pictures={name: CAPTIONS[name] for name in pictures},
     )
 
 
-def is_of_the_user(recipe: Recipe) -> bool:
-    """Whether the network is a function of the person who trained it."""
+def is_custom(recipe: Recipe) -> bool:
+    """Return whether the network is a function of the person who trained it."""
     return ":" in recipe.model and not recipe.model.startswith("timm:")
 
 
 def licence_and_base(recipe: Recipe) -> tuple[str, str]:
-    """The licence of a run's weights as the hub writes it, and the repository of the weights that it began with.
+    """Return the licence of a run's weights as the hub writes it, and the repository of its pretrained weights.
 
-    Weights that began at random are under this project's licence; pretrained ones are under that of their origin,
-    "other" where it is not known; "" is no repository.
+    Weights trained from random ones are under this project's licence; those trained from pretrained ones are under the
+    licence of these, "other" where it is not known.
+
+    Args:
+        recipe: of the run.
+
+    Returns:
+        licence and repository; the latter is "" where there is none.
     """
-    if is_of_the_user(recipe):
+    if is_custom(recipe):
         return "other", ""
     if not is_pretrained(recipe):
         return "mit", ""
-    if recipe.weights:  # a file, or those of an installed package
+    if recipe.network.weights:  # a file, or those of an installed package
         return "other", ""
     from cifar.models.pretrained import PREVIT
     from cifar.models.repair import repair_torchvision
@@ -147,20 +158,20 @@ def licence_and_base(recipe: Recipe) -> tuple[str, str]:
     repair_torchvision()
     import timm
 
-    config = timm.get_pretrained_cfg(recipe.model_name or PREVIT)
+    config = timm.get_pretrained_cfg(recipe.network.model_name or PREVIT)
     return config.license or "other", (config.hf_hub_id or "").partition("@")[0]
 
 
 def cell(value: Any) -> str:
-    """A value in a cell of a Markdown table."""
+    """Return a value for a cell of a Markdown table."""
     return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def calibration(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of the calibration figures that an evaluation holds; older ones have none."""
+def calibration_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values of the calibration figures that evaluation.json holds; older ones have none."""
     names = {
         "calibration_error": "calibration error, 15 bins",
-        "adaptive_calibration_error": "calibration error, adaptive bins",
+        "adaptive_calibration_error": "calibration error, 15 adaptive bins",
     }
     rows = [(words, percent(evaluation[key])) for key, words in names.items() if key in evaluation]
     if "brier" in evaluation:

@@ -1,43 +1,31 @@
-"""The picture of an explanation: the image, what the network looked at laid over it, and the same alone."""
+"""The picture of an explanation: the image, the heat map over it, and the heat map alone."""
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from cifar.reporting.figures import new_figure, save
+from cifar.reporting.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = "viridis"  # lightness grows evenly, in print and for any colour vision
-LINE = 140  # letters a line under the picture
-
-
-def draw_explanation(
-    image: Tensor, heat: Tensor, path: Path, *, title: str, answer: str, looked_at: str, text: str, note: str = ""
-) -> None:
-    """See `explanation_figure`; as a PNG.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    save(explanation_figure(image, heat, title=title, answer=answer, looked_at=looked_at, text=text, note=note), path)
+LINE = 140  # letters per line under the picture
 
 
 def explanation_figure(
     image: Tensor, heat: Tensor, *, title: str, answer: str, looked_at: str, text: str, note: str = ""
 ) -> "Figure":
-    """The image enlarged, the heat laid over it in grey, and the heat alone beside its scale.
+    """Draw the image enlarged, the heat map over its grey copy, and the heat map alone beside its scale.
 
     Args:
         image: uint8 [3, 32, 32].
         heat: float [32, 32], from 0 to 1.
         title: what was explained.
-        answer: what the network says of the image, such as "cat 87.3%", over it.
-        looked_at: what the heat is, over the other two.
+        answer: the prediction, such as "cat 87.3%", above the image.
+        looked_at: what the heat map shows, above the other two.
         text: what the method is and what it does not show, under the picture.
         note: what must be seen, such as that this is only the sample; shown in capitals.
     """
@@ -58,7 +46,7 @@ def explanation_figure(
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, cax=figure.add_subplot(grid[0, 3], box_aspect=20))
-    bar.set_label(f"strength, scaled as told below ({COLOURS})", fontsize=10.5)
+    bar.set_label(f"strength, scaled as explained below ({COLOURS})", fontsize=10.5)
     bar.outline.set_visible(False)
     under = figure.add_subplot(grid[1, :])
     under.axis("off")

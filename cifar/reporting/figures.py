@@ -1,18 +1,17 @@
-"""Pictures of a run: learning curves, confusion matrix, contact sheet. Draws from numbers and pixels, trains nothing.
+"""Pictures of a run: learning curves, confusion matrix, contact sheet; drawn from numbers and pixels.
 
 Colours are Okabe and Ito's, which people with any colour vision can tell apart.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from cifar.data.split import CLASSES
-from cifar.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,47 +19,31 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 WARNING = "#B03A00"  # the orange, darker: legible as text on white
-DOTS = 150  # an inch
+DOTS = 150  # per inch
 ENLARGED, GAP = 96, 6  # dots: side of an image on a contact sheet, space between two
 LARGEST_CLASS = 12  # images of a class on a contact sheet
 
 
-def draw_curves(rows: Sequence[Mapping[str, float]], path: Path, *, title: str, note: str = "") -> None:
-    """Losses, accuracies and learning rate over epochs, the best epoch marked, as a PNG.
+def png(figure: "Figure", *, dots: int = DOTS) -> bytes:
+    """Return a figure as a PNG file.
 
     Args:
-        rows: of metrics.csv; accuracies as fractions, losses in nats; validation may be NaN.
-        path: replaced whole.
-        note: what must be seen, such as that this is only the sample; shown in capitals.
-
-    Raises:
-        OSError: the file cannot be written.
+        figure: of `new_figure`.
+        dots: per inch.
     """
-    save(curves_figure(rows, title=title, note=note), path)
-
-
-def draw_runs(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path, *, title: str, note: str = "") -> None:
-    """The curves of several runs on one page, a run a row under its name, as a PNG; arguments as of `draw_curves`."""
-    save(runs_figure(runs, title=title, note=note), path)
-
-
-def draw_confusion(confusion: Sequence[Sequence[int]], path: Path, *, title: str, note: str = "") -> None:
-    """Counts [10][10] of label (rows) against prediction (columns), shaded by share of the row, as a PNG."""
-    save(confusion_figure(confusion, title=title, note=note), path)
-
-
-def draw_contact_sheet(images: Tensor, labels: Tensor, path: Path, *, title: str, note: str = "") -> None:
-    """The first dozen images of every class, a class a row, as a PNG; images uint8 [N, 3, 32, 32], labels int64 [N]."""
-    save(contact_figure(images, labels, title=title, note=note), path)
-
-
-def save(figure: "Figure", path: Path, *, dots: int = DOTS) -> None:
-    """Write a figure as PNG, whole, with so many dots an inch."""
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dots))
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dots)
+    return file.getvalue()
 
 
 def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure":
-    """An empty figure in inches, with its title and, in capitals, its note."""
+    """Return an empty figure with its title and, in capitals, its note.
+
+    Args:
+        width, height: in inches.
+        title: shown as it is, above.
+        note: what must be seen, such as that this is only the sample; shown below.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -73,34 +56,44 @@ def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "") -> "Figure":
-    """See `draw_curves`."""
+    """Draw losses, accuracies and learning rate over epochs, the best epoch marked.
+
+    Args:
+        rows: of metrics.csv; accuracies as fractions, losses in nats; validation may be NaN.
+        title, note: as of `new_figure`.
+    """
     figure = new_figure(12.6, 4.4 + 0.3 * bool(note), title=title, note=note)
     draw_run(figure.subplots(1, 3, sharex=True), rows)
     return figure
 
 
 def runs_figure(runs: Mapping[str, Sequence[Mapping[str, float]]], *, title: str, note: str = "") -> "Figure":
-    """See `draw_runs`."""
+    """Draw the curves of several runs on one page, a run per row under its name.
+
+    Args:
+        runs: rows of metrics.csv (as of `curves_figure`) by the run's name.
+        title, note: as of `new_figure`.
+    """
     figure = new_figure(12.6, 0.6 + 3.9 * len(runs) + 0.3 * bool(note), title=title, note=note)
-    parts = figure.subfigures(len(runs), 1, squeeze=False)
-    for part, (name, rows) in zip(parts[:, 0], runs.items(), strict=True):
-        part.suptitle(name, fontsize=12, parse_math=False)
-        draw_run(part.subplots(1, 3, sharex=True), rows)
+    strips = figure.subfigures(len(runs), 1, squeeze=False)
+    for strip, (name, rows) in zip(strips[:, 0], runs.items(), strict=True):
+        strip.suptitle(name, fontsize=12, parse_math=False)
+        draw_run(strip.subplots(1, 3, sharex=True), rows)
     return figure
 
 
 def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw a run's losses, accuracies and learning rate over epochs on three axes."""
+    """Draw a run's losses, accuracies and learning rate over epochs on three axes; rows as of `curves_figure`."""
     from matplotlib.ticker import MaxNLocator
 
     losses, accuracies, rates = panels
     epochs = column(rows, "epoch")
     marker = "o" if len(rows) <= 30 else ""  # one epoch is no line
     for axes, quantity, unit, scale in ((losses, "loss", "nats", 1), (accuracies, "accuracy", "%", 100)):
-        for part, colour, style in (("train", GREY, "--"), ("validation", BLUE, "-")):
-            values = scale * column(rows, f"{part}_{quantity}")
+        for split, colour, style in (("train", GREY, "--"), ("validation", BLUE, "-")):
+            values = scale * column(rows, f"{split}_{quantity}")
             if np.isfinite(values).any():
-                axes.plot(epochs, values, style, color=colour, linewidth=1.7, label=part, marker=marker, markersize=4)
+                axes.plot(epochs, values, style, color=colour, linewidth=1.7, label=split, marker=marker, markersize=4)
         axes.set_ylabel(f"{quantity} ({unit})", fontsize=11)
     draw_rates(rates, epochs, column(rows, "learning_rate"), marker=marker)
     mark_best(panels, epochs, column(rows, "validation_accuracy"))
@@ -115,13 +108,13 @@ def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]]) -> N
 
 
 def column(rows: Sequence[Mapping[str, float]], key: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """One value an epoch [N]; NaN for what no axis can hold."""
+    """Return the values of a column [N], one per epoch; NaN for what no axis can hold."""
     values = np.array([row[key] for row in rows], dtype=np.float64)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def draw_rates(axes: "Axes", epochs: np.ndarray, rates: np.ndarray, *, marker: str) -> None:
-    """Learning rates [N] on a logarithmic axis of one to four decades, which the end of a decay to zero may leave."""
+    """Draw learning rates [N] on a logarithmic axis of at most four decades: a decay to zero may end below it."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     rates = np.where(rates > 0, rates, np.nan)
@@ -152,16 +145,23 @@ def mark_best(panels: "Sequence[Axes]", epochs: np.ndarray, accuracies: np.ndarr
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: str = "") -> "Figure":
-    """See `draw_confusion`. The scale is a square root, so that an error of a few per cent can be seen."""
+    """Draw counts of label (rows) against prediction (columns), shaded by their fraction of the row.
+
+    The colour scale is a square root, so that an error of a few per cent can be seen.
+
+    Args:
+        confusion: counts [10][10].
+        title, note: as of `new_figure`.
+    """
     from matplotlib.colors import PowerNorm
 
     counts = np.asarray(confusion)  # [10, 10]
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [10, 10], % of the row
+    percentages = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [10, 10], of the row
     figure = new_figure(8.6, 7.7 + 0.3 * bool(note), title=title, note=note)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
+    image = axes.imshow(percentages, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     for (row, predicted), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, predicted] > 35 else "black" if count else GREY
+        colour = "white" if percentages[row, predicted] > 35 else "black" if count else GREY
         weight = "bold" if row == predicted else "normal"
         axes.text(predicted, row, f"{count:,}", ha="center", va="center", fontsize=10.5, color=colour, weight=weight)
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=40, ha="right", rotation_mode="anchor", fontsize=11)
@@ -174,13 +174,21 @@ def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: st
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     scale = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
-    scale.set_label("share of the true class's images (%)", fontsize=11)
+    scale.set_label("images of the true class (%)", fontsize=11)
     scale.outline.set_visible(False)
     return figure
 
 
 def contact_figure(images: Tensor, labels: Tensor, *, title: str, note: str = "") -> "Figure":
-    """See `draw_contact_sheet`. The axes have the sheet's own size in dots, so that it is not resampled again."""
+    """Draw the first dozen images of every class, a class per row.
+
+    At DOTS per inch the axes have the sheet's own size in dots, so that it is not resampled again.
+
+    Args:
+        images: uint8 [N, 3, 32, 32].
+        labels: int64 [N].
+        title, note: as of `new_figure`.
+    """
     sheet = contact_sheet(images, labels)
     height, width = sheet.shape[:2]
     left, right, top, bottom = 170, 30, 80, 70 if note else 30  # dots
@@ -197,19 +205,19 @@ def contact_figure(images: Tensor, labels: Tensor, *, title: str, note: str = ""
 
 
 def contact_sheet(images: Tensor, labels: Tensor) -> np.ndarray:
-    """The first images of every class, enlarged, a class a row, white where there are too few: uint8 [H, W, 3]."""
+    """Return the first images of every class, enlarged, a class per row, white where there are too few: [H, W, 3]."""
     step = ENLARGED + GAP
     sheet = np.full((len(CLASSES) * step - GAP, LARGEST_CLASS * step - GAP, 3), 255, dtype=np.uint8)
     for label in range(len(CLASSES)):
         chosen = images[(labels == label).nonzero().flatten()[:LARGEST_CLASS]]  # [M, 3, 32, 32]
-        for place, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):  # [32, 32, 3]
-            top, left = label * step, place * step
+        for column, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):  # [32, 32, 3]
+            top, left = label * step, column * step
             sheet[top : top + ENLARGED, left : left + ENLARGED] = enlarge(pixels)
     return sheet
 
 
 def enlarge(pixels: np.ndarray) -> np.ndarray:
-    """One image, uint8 [32, 32, 3], smoothly enlarged: uint8 [96, 96, 3]."""
+    """Return an image, uint8 [32, 32, 3], smoothly enlarged: uint8 [96, 96, 3]."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).resize((ENLARGED, ENLARGED), Image.Resampling.LANCZOS))

@@ -1,42 +1,62 @@
-"""What a report knows of a run: the files of its folder, read; none of them changed."""
+"""What run folders hold, read for everything after training: summaries, evaluations, predictions. Nothing is changed.
 
+Reading predictions opens no image and no model, so it is no new test evaluation: those were counted when the
+predictions were made.
+"""
+
+import shlex
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cifar.errors import InputError
-from cifar.runs import CROSSVAL, EVALUATION, METRICS, SUMMARY, check_run, read_json, read_metrics
+import numpy as np
+
+from cifar.errors import InputError, WorldError
+from cifar.evaluation.comparison import EvaluatedRun, check_comparable
+from cifar.runs import (
+    CROSSVAL,
+    EVALUATION,
+    PREDICTIONS,
+    SUMMARY,
+    check_run,
+    read_json,
+    read_metrics,
+    run_recipe,
+    run_state,
+)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run.
+    """A tested run.
 
     Attributes:
         name: what a report calls it, unlike every other's.
         folder: where it lies.
         summary: of summary.json, the recipe included.
-        rows: of metrics.csv, one an epoch.
-        found: what evaluations left, by the name of the file; a file that is not there is not in it.
+        rows: of metrics.csv, one per epoch.
+        evaluations: what evaluations left, by the name of the file; a file that is not there is not in it.
     """
 
     name: str
     folder: Path
     summary: dict[str, Any]
     rows: list[dict[str, float]]
-    found: dict[str, dict[str, Any]]
+    evaluations: dict[str, dict[str, Any]]
 
 
 def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list[Record]:
-    """Runs in the order given; a cross-validation stands for its folds.
+    """Return runs in the order given; a cross-validation stands for its folds.
 
     Args:
         folders: of runs or cross-validations; one that is named twice counts once.
         extras: names of JSON files to read beside evaluation.json, where they are.
 
     Raises:
-        InputError: a folder is no run's, or its training is not finished.
+        InputError: a folder is no run's, or the run has no test result yet; names the command that makes it.
         WorldError: a file is damaged.
     """
     runs: list[Path] = []
@@ -47,21 +67,96 @@ def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list
 
 
 def read_record(folder: Path, *, name: str, extras: Sequence[str] = ()) -> Record:
-    """See `read_records`."""
+    """Return the record of a run.
+
+    Args:
+        folder: of the run.
+        name: what to call it.
+        extras: as of `read_records`, whose errors this raises.
+    """
     check_run(folder)
     summary = read_json(folder / SUMMARY)
-    if not summary["finished"] or not (folder / METRICS).exists():
-        raise InputError(f"{folder} is not finished: `cifar train --resume {folder}` goes on with it.")
-    found = {file: read_json(folder / file) for file in (EVALUATION, *extras) if (folder / file).exists()}
-    return Record(name, folder, summary, read_metrics(folder), found)
+    state, path = run_state(summary), shlex.quote(str(folder))
+    if state == "unfinished":
+        raise InputError(f"{folder} is not finished: `cifar train --resume {path}` continues it.")
+    if state == "trained":
+        raise InputError(f"{folder} has no test result yet: `cifar evaluate {path}` makes it.")
+    evaluations = {file: read_json(folder / file) for file in (EVALUATION, *extras) if (folder / file).exists()}
+    return Record(name, folder, summary, read_metrics(folder), evaluations)
+
+
+def read_evaluated_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:
+    """Return the last evaluations of runs, which are comparable, by the names that `read_records` gives them.
+
+    Args:
+        folders: of runs.
+
+    Raises:
+        InputError: a folder given twice or of no run, or runs that differ in their images (`check_comparable`).
+        WorldError: no predictions yet, or damaged ones.
+    """
+    names = distinct_names(folders)
+    runs = [read_evaluated_run(folder, name=name) for folder, name in zip(folders, names, strict=True)]
+    check_comparable(runs)
+    return runs
+
+
+def read_evaluated_run(folder: Path, *, name: str) -> EvaluatedRun:
+    """Return a run's last evaluation.
+
+    Args:
+        folder: of the run.
+        name: what to call it.
+
+    Raises:
+        InputError: no run folder.
+        WorldError: it has no predictions, or they cannot be read; names the command that makes them.
+    """
+    if (folder / CROSSVAL).exists():
+        raise InputError(f"{folder} holds a cross-validation: compare its folds, such as {folder / 'fold-0'}.")
+    recipe, path = run_recipe(folder), folder / PREDICTIONS
+    remedy = f"make it with `cifar evaluate {shlex.quote(str(folder))}`"
+    if not path.exists():
+        raise WorldError(f"{folder} has no {PREDICTIONS}: {remedy}, which is counted as a test evaluation.")
+    evaluation, summary = read_json(folder / EVALUATION), read_json(folder / SUMMARY)
+    try:
+        with np.load(path) as arrays:
+            probs, labels, split = arrays["probs"], arrays["labels"], str(arrays["split"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise WorldError(f"{path} is damaged: {remedy} anew.") from None
+    if (split, probs.shape) != (evaluation["split"], (evaluation["num_images"], 10)) or len(labels) != len(probs):
+        raise WorldError(f"{path} and {EVALUATION} beside it are of two evaluations: {remedy} anew.")
+    return EvaluatedRun(
+        name=name,
+        folder=folder,
+        recipe=recipe,
+        data=evaluation["data"],
+        data_sha256=evaluation["data_sha256"],
+        split=split,
+        views=evaluation.get("views", recipe.tta.views),
+        num_test_evaluations=len(summary["test_readings"]),
+        probs=probs,
+        labels=labels,
+    )
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, for a fold with its cross-validation's; as many more of all as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    least = [2 if part[-1].startswith("fold-") else 1 for part in parts]
-    for more in range(max(map(len, parts), default=1)):
-        names = ["/".join(part[-number - more :]) for part, number in zip(parts, least, strict=True)]
-        if len(set(names)) == len(names):
-            return names
-    raise InputError("Two of the folders are the same one: name each run once.")
+    """Return the last part of each path, for a fold with its cross-validation's; more parts where names are equal.
+
+    Args:
+        folders: of runs.
+
+    Raises:
+        InputError: a folder is given twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"{folder} is given twice: name each run once.")
+    fewest = [2 if path.name.startswith("fold-") else 1 for path in paths]
+
+    def longer_by(more: int) -> list[str]:
+        return ["/".join(path.parts[-number - more :]) for path, number in zip(paths, fewest, strict=True)]
+
+    more = next(more for more in count() if len(set(longer_by(more))) == len(paths))
+    return longer_by(more)

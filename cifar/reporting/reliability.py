@@ -1,41 +1,31 @@
-"""The reliability diagram: how often a network is right where it is so and so sure; drawn from evaluation.json."""
+"""The reliability diagram, accuracy against confidence, drawn from evaluation.json."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cifar.reporting.figures import BLUE, GREY, ORANGE, new_figure, save
+from cifar.reporting.figures import BLUE, GREY, ORANGE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEW = 20  # images: what a bin of fewer shows is chance
-
-
-def draw_reliability(evaluation: Mapping[str, Any], path: Path, *, title: str, note: str = "") -> None:
-    """Accuracy against confidence in 15 bins, and how many images each holds, as a PNG.
-
-    Args:
-        evaluation: what evaluation.json holds, with its calibration (older files have none).
-        path: replaced whole.
-        note: what must be seen, such as that this is only the sample; shown in capitals.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    save(reliability_figure(evaluation, title=title, note=note), path)
+FEW = 20  # images: what a smaller bin shows is mostly chance
 
 
 def reliability_figure(evaluation: Mapping[str, Any], *, title: str, note: str = "") -> "Figure":
-    """See `draw_reliability`."""
+    """Draw accuracy against confidence in 15 bins, and how many images each holds.
+
+    Args:
+        evaluation: what evaluation.json holds, with its calibration (older files have none).
+        title, note: as of `figures.new_figure`.
+    """
     figure = new_figure(7.2, 7.4 + 0.3 * bool(note), title=title, note=note)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = evaluation["reliability"]
-    draw_bins(upper, [one for one in bins if one["count"]])
+    draw_bins(upper, bins)
     upper.set_title(calibration_text(evaluation), fontsize=10.5, loc="left")
-    shares = [100 * one["count"] / evaluation["num_images"] for one in bins]
-    lower.bar([middle(one) for one in bins], shares, width=100 / len(bins) - 0.8, color=GREY)
+    percentages = [100 * bin_["count"] / evaluation["num_images"] for bin_ in bins]
+    lower.bar([middle(bin_) for bin_ in bins], percentages, width=100 / len(bins) - 0.8, color=GREY)
     lower.set_ylabel("images (%)", fontsize=11)
     lower.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
     lower.set_xlim(0, 100)
@@ -46,39 +36,38 @@ def reliability_figure(evaluation: Mapping[str, Any], *, title: str, note: str =
     return figure
 
 
-def draw_bins(axes: "Axes", bins: list[dict[str, Any]]) -> None:
-    """Bars of accuracy and marks of confidence, a bin each, about the line where both are the same; in per cent."""
-    axes.plot([0, 100], [0, 100], "--", color="black", linewidth=1.2, label="as sure as right")
-    widths = [100 * (one["high"] - one["low"]) - 0.8 for one in bins]
-    heights = [100 * one["accuracy"] for one in bins]
-    for one, width, height in zip(bins, widths, heights, strict=True):
-        axes.bar(middle(one), height, width=width, color=BLUE, alpha=0.3 if one["count"] < FEW else 1)
+def draw_bins(axes: "Axes", bins: Sequence[Mapping[str, Any]]) -> None:
+    """Draw bars of accuracy and marks of confidence, a bin each, about the line where both are equal; in per cent.
+
+    Args:
+        axes: to draw on.
+        bins: "reliability" of evaluation.json; empty ones are left out.
+    """
+    axes.plot([0, 100], [0, 100], "--", color="black", linewidth=1.2, label="perfect calibration")
+    filled = [bin_ for bin_ in bins if bin_["count"]]
+    heights = [100 * bin_["accuracy"] for bin_ in filled]
+    for bin_, height in zip(filled, heights, strict=True):
+        width = 100 * (bin_["high"] - bin_["low"]) - 0.8
+        axes.bar(middle(bin_), height, width=width, color=BLUE, alpha=0.3 if bin_["count"] < FEW else 1)
     axes.bar([], [], color=BLUE, label=f"accuracy (pale: under {FEW} images)")
-    confidence = [100 * one["confidence"] for one in bins]
-    axes.plot(
-        confidence,
-        heights,
-        "o",
-        color=ORANGE,
-        markersize=6,
-        markeredgecolor="white",
-        label="at the mean confidence",
-    )
+    confidence = [100 * bin_["confidence"] for bin_ in filled]
+    label = "at the mean confidence"
+    axes.plot(confidence, heights, "o", color=ORANGE, markersize=6, markeredgecolor="white", label=label)
     axes.set_ylabel("accuracy (%)", fontsize=11)
     axes.set_ylim(0, 100)
     axes.legend(loc="upper left", framealpha=0.9, edgecolor="none")
 
 
-def middle(one: Mapping[str, Any]) -> float:
-    """Middle of a bin, in per cent."""
-    return 50 * float(one["low"] + one["high"])
+def middle(bin_: Mapping[str, Any]) -> float:
+    """Return the middle of a bin, in per cent."""
+    return 50 * float(bin_["low"] + bin_["high"])
 
 
 def calibration_text(evaluation: Mapping[str, Any]) -> str:
-    """Calibration error, Brier score and the temperature, a line each."""
+    """Return calibration error, Brier score and the temperature, a line each; the argument: evaluation.json."""
     error, adaptive = evaluation["calibration_error"], evaluation["adaptive_calibration_error"]
     lines = [
-        f"calibration error {error:.2%} in 15 bins, {adaptive:.2%} in adaptive ones",
+        f"calibration error {error:.2%} in 15 bins, {adaptive:.2%} in adaptive bins",
         f"Brier score {evaluation['brier']:.4f}",
     ]
     scaling = evaluation["temperature_scaling"]

@@ -1,4 +1,4 @@
-"""Figures for a page: small, as SVG inside the HTML, in the page's own colours, so that they read in the dark too."""
+"""Figures for a page: small, as SVG inside the HTML, in the page's own colours, which have a dark mode."""
 
 import io
 import re
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 4.6, 3.4  # inches: three side by side on a desk, one under the 
 # Okabe and Ito's, without yellow, which is too pale for lines; then the same with other strokes.
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", GREY)
 STROKES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
-# What matplotlib writes, and what the page decides.
+# The colours that matplotlib writes, and what the page has for them.
 THEME = {
     "#000000": "currentColor", "#ffffff": "var(--card)", "#666666": "var(--grey)", "#0072b2": "var(--blue)",
     "#d55e00": "var(--orange)", "#b0b0b0": "var(--grey)",
@@ -28,7 +28,7 @@ THEME = {
 
 
 def small_figure(width: float = WIDTH, height: float = HEIGHT) -> "tuple[Figure, Axes]":
-    """An empty figure in inches with one pair of axes."""
+    """Return an empty figure, its size in inches, with one pair of axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -37,9 +37,10 @@ def small_figure(width: float = WIDTH, height: float = HEIGHT) -> "tuple[Figure,
 
 
 def themed_svg(figure: "Figure", *, label: str) -> str:
-    """A figure as an SVG element whose black, white and lines are the page's; text stays text.
+    """Return a figure as an SVG element whose black, white and lines are the page's; text stays text.
 
     Args:
+        figure: of `small_figure`.
         label: what it shows, for those who cannot see it.
     """
     import matplotlib
@@ -53,30 +54,31 @@ def themed_svg(figure: "Figure", *, label: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every figure; only definitions are referred to
-    for written, ours in THEME.items():
-        svg = re.sub(written, ours, svg, flags=re.IGNORECASE)
+    for colour, variable in THEME.items():
+        svg = re.sub(colour, variable, svg, flags=re.IGNORECASE)
     return svg
 
 
 def escape(text: str) -> str:
-    """Text for an attribute in double quotes."""
+    """Return text for an attribute in double quotes."""
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
 def curves_of_run(record: Record) -> list[str]:
-    """Losses, accuracies and learning rate over epochs: three figures."""
-    pairs = [small_figure() for _ in range(3)]
-    draw_run([axes for _, axes in pairs], record.rows)
-    labels = ("loss over epochs", "accuracy over epochs", "learning rate over epochs")
+    """Return losses, accuracies and learning rate over epochs: three figures as SVG."""
+    figures, panels = zip(*(small_figure() for _ in range(3)), strict=True)
+    draw_run(panels, record.rows)
+    quantities = ("loss", "accuracy", "learning rate")
     return [
-        themed_svg(figure, label=f"{record.name}: {label}") for (figure, _), label in zip(pairs, labels, strict=True)
+        themed_svg(figure, label=f"{record.name}: {quantity} over epochs")
+        for figure, quantity in zip(figures, quantities, strict=True)
     ]
 
 
 def reliability_diagram(record: Record) -> str:
-    """Accuracy against confidence in the bins of the run's evaluation."""
+    """Return accuracy against confidence in the bins of the run's evaluation, as SVG."""
     figure, axes = small_figure(WIDTH * 1.1, HEIGHT * 1.15)
-    draw_bins(axes, [one for one in record.found[EVALUATION]["reliability"] if one["count"]])
+    draw_bins(axes, record.evaluations[EVALUATION]["reliability"])
     axes.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.3)
@@ -86,7 +88,7 @@ def reliability_diagram(record: Record) -> str:
 
 
 def overlaid_curves(records: Sequence[Record]) -> list[str]:
-    """Validation accuracy of all runs, over epochs and over minutes of training: two figures with one legend each."""
+    """Return validation accuracy of all runs, over epochs and over minutes of training: two figures as SVG."""
     figures = []
     for key, unit, scale in (("epoch", "epoch", 1), ("seconds", "minutes of training", 60)):
         figure, axes = small_figure(WIDTH * 1.2, HEIGHT * 1.15)
@@ -103,7 +105,13 @@ def overlaid_curves(records: Sequence[Record]) -> list[str]:
 
 
 def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], float], unit: str) -> str:
-    """Test accuracy with its interval against a positive quantity of each run, on a logarithmic axis."""
+    """Return test accuracy with its interval against a quantity of each run, as SVG.
+
+    Args:
+        records: of the runs.
+        value: returns the quantity, which is positive: its axis is logarithmic.
+        unit: what the axis says of it.
+    """
     figure, axes = small_figure(WIDTH * 1.2, HEIGHT * 1.15)
     for index, record in enumerate(records):
         accuracy, (low, high) = record.summary["test_accuracy"], record.summary["test_interval"]
@@ -118,7 +126,7 @@ def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], flo
 
 
 def label_decades(axes: "Axes") -> None:
-    """Plain numbers at 1, 2 and 5 of every decade: a range of runs is often less than one."""
+    """Label an axis with plain numbers at 1, 2 and 5 of every decade: runs often span less than one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
@@ -128,21 +136,21 @@ def label_decades(axes: "Axes") -> None:
 
 
 def short_number(number: float) -> str:
-    """A number with k, M or G for thousands, millions and milliards."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """Return a number with k, M or B for thousands, millions and billions."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:g}{letter}"
     return f"{number:g}"
 
 
 def style(index: int) -> tuple[str, str, str]:
-    """Colour, stroke and marker of the run of that place, unlike those of the 27 before it."""
-    again = index // len(COLOURS) % len(STROKES)
-    return COLOURS[index % len(COLOURS)], STROKES[again], MARKERS[again]
+    """Return colour, stroke and marker of the run at an index, unlike those of the 27 before it."""
+    cycle = index // len(COLOURS) % len(STROKES)
+    return COLOURS[index % len(COLOURS)], STROKES[cycle], MARKERS[cycle]
 
 
 def finish(axes: "Axes", *, x: str, y: str) -> None:
-    """Labels, grid and, where there is something to tell apart, a legend."""
+    """Add labels, grid and, where anything is labelled, a legend."""
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
     axes.grid(alpha=0.3)

@@ -1,7 +1,7 @@
-"""Attention rollout: what reaches a transformer's head of every patch (Abnar and Zuidema 2020).
+"""Attention rollout: how much each patch contributes to a transformer's head.
 
-"Quantifying Attention Flow in Transformers": attention alone, with the residual connections, as if nothing else mixed
-the tokens.
+Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers": attention and residual connections alone, as if
+nothing else mixed the tokens.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from cifar.models.vit import VisionTransformer
 
 
 def is_plain_transformer(network: Any) -> bool:
-    """Whether a network of timm is the vision transformer whose attention `attention_maps` can recompute."""
+    """Whether a network of timm is a vision transformer whose attention `attention_maps` can recompute."""
     from timm.models.vision_transformer import Attention, VisionTransformer
 
     return (
@@ -27,12 +27,20 @@ def is_plain_transformer(network: Any) -> bool:
 
 
 def rollout_map(network: nn.Module, pixels: Tensor) -> Tensor:
-    """How much of each patch reaches the head of a transformer: float [H, W], of at most 1 in all."""
+    """How much each patch contributes to the head of a transformer.
+
+    Args:
+        network: this package's vision transformer or timm's, in evaluation mode.
+        pixels: float [1, 3, 32, 32].
+
+    Returns:
+        float [H, W], one value per patch; their sum is at most 1.
+    """
     flow = rollout(attention_maps(network, pixels))  # [T, T]
     if isinstance(network, Pretrained):
         timm_network: Any = network.network
-        reached = timm_network.pool(flow[None])[0]  # the rows that the head reads, as it reads them
-        patches = reached[timm_network.num_prefix_tokens :]  # class and register tokens stand before them
+        pooled = timm_network.pool(flow[None])[0]  # the head pools the rows as it pools tokens
+        patches = pooled[timm_network.num_prefix_tokens :]  # after the class and register tokens
     else:
         patches = flow.mean(dim=0)
     side = round(len(patches) ** 0.5)
@@ -41,14 +49,14 @@ def rollout_map(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def attention_maps(network: nn.Module, pixels: Tensor) -> list[Tensor]:
-    """The attention of every block, recomputed from its queries and keys, since the fused kernels do not give it.
+    """The attention of every block, recomputed from its queries and keys, since fused kernels do not return it.
 
     Args:
-        network: our vision transformer or timm's, in evaluation mode.
+        network: this package's vision transformer or timm's, in evaluation mode.
         pixels: float [1, 3, 32, 32].
 
     Returns:
-        a block each, the first one first: [heads, T, T], rows sum to 1; row i is what token i takes from each token.
+        [heads, T, T] for each block in order; row i holds the weights with which token i attends to each token.
     """
     ours = isinstance(network, VisionTransformer)
     blocks: Any = network.blocks if ours else network.network.blocks  # type: ignore[union-attr]
@@ -64,28 +72,26 @@ def attention_maps(network: nn.Module, pixels: Tensor) -> list[Tensor]:
     maps = []
     for layer, qkv in zip(layers, projected, strict=True):
         _, length, width = qkv.shape
-        parts = qkv.view(length, 3, layer.num_heads, width // 3 // layer.num_heads).permute(1, 2, 0, 3)
-        query, key = parts[0], parts[1]  # [heads, T, d]
+        query, key, _ = qkv.view(length, 3, layer.num_heads, width // 3 // layer.num_heads).permute(1, 2, 0, 3)
         if not ours:
-            query, key = layer.q_norm(query), layer.k_norm(key)  # identities in most
+            query, key = layer.q_norm(query), layer.k_norm(key)  # [heads, T, d]; the identity in most networks
         maps.append((query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1))
     return maps
 
 
 def rollout(maps: Sequence[Tensor]) -> Tensor:
-    """How much of every token at the input is in every token at the output, if attention were all that mixes them.
+    """How much of each input token is in each output token, if attention were all that mixes them.
 
-    The mean over the heads, half of it and half
-    the token itself for the residual connection, multiplied from block to block.
+    Each block is the mean of its heads, averaged with the identity for the residual connection; the blocks multiply.
 
     Args:
-        maps: a block each, [heads, T, T], rows sum to 1.
+        maps: [heads, T, T] for each block in order, rows sum to 1.
 
     Returns:
-        [T, T], rows sum to 1.
+        [T, T], rows sum to 1; row i is output token i.
     """
-    itself = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
-    flow = itself
+    identity = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
+    flow = identity
     for attention in maps:
-        flow = (attention.mean(dim=0) + itself) / 2 @ flow
+        flow = (attention.mean(dim=0) + identity) / 2 @ flow
     return flow

@@ -1,4 +1,4 @@
-"""A trained network to use from Python: `load_model(run).predict(images)`."""
+"""A trained network in Python: `load_model(run).predict(images)`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from cifar.serving.images import SIDE, Source, read_image
 Pixels = NDArray[np.uint8] | Tensor
 Images = Source | Pixels | Sequence[Source | Pixels]
 
-ONE, MANY = "[32, 32, 3] or [3, 32, 32]", "[N, 32, 32, 3] or [N, 3, 32, 32]"
+ONE_IMAGE, MANY_IMAGES = "[32, 32, 3] or [3, 32, 32]", "[N, 32, 32, 3] or [N, 3, 32, 32]"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of N images.
+    """A network's predictions for N images.
 
     Attributes:
         probs: float32 [N, 10] on the CPU, rows sum to 1.
-        classes: the names of the ten columns.
+        classes: names of the ten columns.
     """
 
     probs: Tensor
@@ -42,23 +42,26 @@ class Predictions:
 
     @property
     def labels(self) -> Tensor:
-        """The likeliest class of every image, int64 [N], an index into `classes`."""
+        """The most likely class of each image, int64 [N], as an index into `classes`."""
         return self.probs.argmax(dim=1)
 
     @property
     def names(self) -> list[str]:
-        """The likeliest class of every image, by name."""
+        """The most likely class of each image, by name."""
         return [self.classes[label] for label in self.labels.tolist()]
 
     def top(self, num_classes: int) -> list[list[tuple[str, float]]]:
-        """The likeliest classes of every image with their probabilities, the likeliest first.
+        """The most likely classes of each image with their probabilities, most likely first.
+
+        Args:
+            num_classes: 1 to 10.
 
         Raises:
             InputError: fewer than one class, or more than there are.
         """
         if not 1 <= num_classes <= len(self.classes):
-            raise InputError(f"There are {len(self.classes)} classes: {num_classes} cannot be given.")
-        probs, labels = self.probs.sort(dim=1, descending=True, stable=True)  # of equals the first, as in argmax
+            raise InputError(f"There are {len(self.classes)} classes: ask for 1 to {len(self.classes)}.")
+        probs, labels = self.probs.sort(dim=1, descending=True, stable=True)  # ties in the order of argmax
         return [
             [(self.classes[label], prob) for label, prob in zip(*row, strict=True)]
             for row in zip(labels[:, :num_classes].tolist(), probs[:, :num_classes].tolist(), strict=True)
@@ -67,19 +70,25 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network with the recipe that it came from.
+    """A trained network with the recipe of its run.
 
     Attributes:
         network: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10]; in evaluation mode.
         recipe: of its run.
-        device: cpu, mps or cuda: where it computes.
-        trained_on: the name of its data set; "" where the folder does not tell.
+        device: that it computes on: cpu, mps or cuda.
+        trained_on: the name of its data set; "" where the folder does not say.
     """
 
     network: nn.Module
     recipe: Recipe
     device: str
     trained_on: str
+
+    @property
+    def note(self) -> str:
+        """What must be said of a network that was trained on the sample; else ""."""
+        is_sample = self.trained_on.startswith("SAMPLE")
+        return f"{self.trained_on}: TRAINED ON 1,000 IMAGES, KNOWS NEXT TO NOTHING" if is_sample else ""
 
     def predict(
         self,
@@ -89,24 +98,25 @@ class Classifier:
         batch_size: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Predictions:
-        """Probabilities of the ten classes, by the same path as in the evaluation of the run.
+        """Predict the classes of images, in the same way as the evaluation of the run does.
 
         Args:
             images: one image or a sequence of them, in any mixture of
-                - paths, files opened in binary mode and Pillow's pictures of any size and kind: see `read_image`;
+                - paths, files opened in binary mode and Pillow images of any size and mode: see `read_image`;
                 - arrays or tensors of bytes (uint8), RGB, 32×32 pixels: [32, 32, 3] or [3, 32, 32];
                 or one array or tensor of many: [N, 32, 32, 3] or [N, 3, 32, 32]. N may be 0.
-            views: none, mirror (2 views) or shift (6): the mean over views of each image; "" are those of the recipe.
-            batch_size: images at a time: changes memory and speed, not the result beyond rounding; 0 is what suits
+            views: of test-time augmentation, averaged for each image: none, mirror (2) or shift (6); "" is the
+                recipe's.
+            batch_size: images at a time: changes memory and speed, not the result beyond rounding; 0 is the default of
                 the device.
-            progress: gets images done and images in all, after each batch.
+            progress: gets images done and images in total, after each batch.
 
         Returns:
-            as many predictions as images, in their order.
+            the predictions, in the order of the images.
 
         Raises:
-            InputError: no such file or views; pixels that are no bytes or of another shape.
-            WorldError: a file that is no image, truncated or too large; see `read_image`.
+            InputError: no such file or views; pixels that are not bytes, or of another shape.
+            WorldError: a file that is not an image, truncated or too large; see `read_image`.
         """
         views, below = chosen_views(self.recipe, views)
         probs = predict(
@@ -122,14 +132,14 @@ class Classifier:
 
 
 def load_model(run: str | Path, *, device: str = "") -> Classifier:
-    """The trained network of a run.
+    """Load the trained network of a run.
 
     Args:
-        run: a run's folder, or one that `cifar export --format safetensors` made.
-        device: cpu, mps or cuda; "" is the best present.
+        run: a run's folder, or one that `cifar export --format safetensors` wrote.
+        device: cpu, mps or cuda; "" is the best available.
 
     Raises:
-        InputError: no such folder, the folder of a cross-validation, or a device that is absent.
+        InputError: no such folder, the folder of a cross-validation, or a device that is not available.
         WorldError: the weights are absent, damaged or of another network.
     """
     folder = Path(run).expanduser()
@@ -140,7 +150,7 @@ def load_model(run: str | Path, *, device: str = "") -> Classifier:
 
 
 def to_images(images: Images) -> Tensor:
-    """What `Classifier.predict` takes, as uint8 [N, 3, 32, 32]."""
+    """The input of `Classifier.predict` as uint8 [N, 3, 32, 32]."""
     if isinstance(images, np.ndarray | Tensor):
         return from_pixels(images)
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
@@ -149,21 +159,24 @@ def to_images(images: Images) -> Tensor:
 
 
 def one_image(image: Any) -> Tensor:
-    """An element of what `Classifier.predict` takes, as uint8 [1, 3, 32, 32]."""
+    """One element of the input of `Classifier.predict` as uint8 [1, 3, 32, 32]."""
     if not isinstance(image, np.ndarray | Tensor):
         if not isinstance(image, str | Path | Image.Image) and not hasattr(image, "read"):
-            raise InputError(f"A {type(image).__name__} is no image: give paths, files, Pillow's images or arrays.")
+            raise InputError(f"A {type(image).__name__} is not an image: give paths, files, Pillow images or arrays.")
         return read_image(image)[None]
     if image.ndim != 3:
-        raise InputError(f"An array of shape {list(image.shape)} in a list: each must be one image, {ONE}.")
+        raise InputError(f"A list holds an array of shape {list(image.shape)}: each must be one image, {ONE_IMAGE}.")
     return from_pixels(image)
 
 
 def from_pixels(pixels: Pixels) -> Tensor:
-    """An array of one or many images, as uint8 [N, 3, 32, 32].
+    """One or many images as uint8 [N, 3, 32, 32].
+
+    Args:
+        pixels: uint8, [32, 32, 3], [3, 32, 32], [N, 32, 32, 3] or [N, 3, 32, 32].
 
     Raises:
-        InputError: not bytes, or not one of the four shapes; nothing is guessed from a shape that could mean two.
+        InputError: not bytes, or not one of the four shapes.
     """
     if str(pixels.dtype).removeprefix("torch.") != "uint8":
         raise InputError(
@@ -175,7 +188,7 @@ def from_pixels(pixels: Pixels) -> Tensor:
         batch = batch.permute(0, 3, 1, 2)  # [N, 3, 32, 32]
     elif batch.shape[1:] != (3, SIDE, SIDE):
         raise InputError(
-            f"The pixels have the shape {list(pixels.shape)}: give {ONE}, or {MANY} of many; "
-            "pictures of other sizes or kinds as files or as Pillow's images."
+            f"The pixels have the shape {list(pixels.shape)}: give {ONE_IMAGE}, or {MANY_IMAGES} for many; images of "
+            "other sizes or modes as files or as Pillow images."
         )
     return batch

@@ -1,4 +1,4 @@
-"""The demo's server: a page on this machine, that contacts nobody and reads only what is uploaded to it."""
+"""The demo's server: a page on this machine that contacts nobody and reads only what is uploaded to it."""
 
 import errno
 import os
@@ -15,40 +15,39 @@ from PIL import Image
 from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.serving.answers import Shown
-from cifar.serving.limits import MOST_BYTES, SESSIONS
+from cifar.serving.answers import DemoRun
+from cifar.serving.limits import MAX_BYTES, SESSIONS
 from cifar.serving.wall import wall
 
-PORTS = range(7860, 7960)  # the first free one is taken where none is named
+PORTS = range(7860, 7960)  # the first free one is the default
 
 
 @contextmanager
-def open_demo(shown: Sequence[Shown], *, host: str, port: int) -> Iterator[str]:
+def open_demo(runs: Sequence[DemoRun], *, host: str, port: int) -> Iterator[str]:
     """Serve the page of one run or two, in a thread, until the context is left.
 
-    Variables of the environment that Gradio would heed are removed from this process: they could publish the page or
-    more files.
+    Gradio's environment variables are removed from this process: they could publish the page or more files.
 
     Args:
-        shown: the runs.
+        runs: to show.
         host: the address or name to listen on; 127.0.0.1 is this machine alone.
         port: 0 is the first free one from 7860 on.
 
     Yields:
-        the page's address, once it answers.
+        the page's address, once it responds.
 
     Raises:
-        InputError: no such host here.
-        WorldError: the port is taken, or the package gradio absent.
+        InputError: this machine has no such address.
+        WorldError: the port is taken, or the package gradio is absent.
     """
     check_gradio()
     ports = [port] if port else PORTS
-    free_port(host, ports)  # a bad host or port is told before the seconds that the imports take
+    free_port(host, ports)  # reports a bad host or port before the imports, which take seconds
     with tempfile.TemporaryDirectory(prefix="cifar-demo-") as name:
         folder = Path(name).resolve()
         uploads, examples = folder / "uploads", folder / "examples"
         set_environment(uploads=uploads)
-        page, address = launch(shown, host=host, ports=ports, uploads=uploads, examples=examples)
+        page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples)
         try:
             yield address
         finally:
@@ -56,9 +55,18 @@ def open_demo(shown: Sequence[Shown], *, host: str, port: int) -> Iterator[str]:
 
 
 def launch(
-    shown: Sequence[Shown], *, host: str, ports: Sequence[int], uploads: Path, examples: Path
+    runs: Sequence[DemoRun], *, host: str, ports: Sequence[int], uploads: Path, examples: Path
 ) -> tuple[Any, str]:
-    """The page, served at the first free port, and its address."""
+    """Serve the page at the first free port.
+
+    Args:
+        runs, host: see `open_demo`.
+        ports: to try, in this order.
+        uploads, examples: folders for uploaded files and for the example images, resolved.
+
+    Returns:
+        Gradio's page, and its address.
+    """
     import gradio
     from starlette.middleware import Middleware
 
@@ -69,30 +77,30 @@ def launch(
     folders = (uploads, examples)
     while True:
         port = free_port(host, ports)
-        address = f"http://{shown_host(host)}:{port}/"
-        page = build_page(shown, examples=files, folders=folders, address=address)
+        address = f"http://{url_host(host)}:{port}/"
+        page = build_page(runs, examples=files, folders=folders, address=address)
         try:
             page.launch(
                 server_name=f"[{host}]" if ":" in host else host, server_port=port, prevent_thread_lock=True,
                 quiet=True, inline=False, inbrowser=False, share=False, footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, max_threads=4,
-                max_file_size=MOST_BYTES, css=CSS, state_session_capacity=SESSIONS,
-                app_kwargs={"middleware": [Middleware(wall, folders=folders, most_bytes=MOST_BYTES)]},
+                max_file_size=MAX_BYTES, css=CSS, state_session_capacity=SESSIONS,
+                app_kwargs={"middleware": [Middleware(wall, folders=folders, max_bytes=MAX_BYTES)]},
             )  # fmt: skip
             return page, address
-        except OSError:  # another program has taken the port since
+        except OSError:  # another program has taken the port in the meantime
             page.close(verbose=False)
             ports = [other for other in ports if other > port]
 
 
 def check_gradio() -> None:
-    """Raise WorldError with the command that installs it where gradio is absent."""
+    """Raise WorldError, with the command that installs it, if gradio is absent."""
     if find_spec("gradio") is None:
         raise WorldError('the package gradio is absent: pip install "cifar[demo]"')
 
 
 def set_environment(*, uploads: Path) -> None:
-    """What Gradio and its libraries read from the environment, before they are imported."""
+    """Set the environment variables of Gradio and its libraries, before they are imported."""
     for variable in [variable for variable in os.environ if variable.startswith("GRADIO_")]:
         del os.environ[variable]
     os.environ |= {
@@ -100,12 +108,12 @@ def set_environment(*, uploads: Path) -> None:
         "GRADIO_EXAMPLES_CACHE": str(uploads),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "no_proxy": "*",  # this process talks to itself alone, to see whether it answers
+        "no_proxy": "*",  # this process connects only to itself, to check that the page responds
     }
 
 
 def save_examples(folder: Path) -> list[Path]:
-    """The first training image of each class in the bundled sample, as PNG files of its name."""
+    """Write the first training image of each class in the bundled sample into a new folder, as CLASS.png."""
     folder.mkdir()
     train = load(open_dataset("sample"), "train")
     labels = train.labels.tolist()
@@ -117,11 +125,15 @@ def save_examples(folder: Path) -> list[Path]:
 
 
 def free_port(host: str, ports: Sequence[int]) -> int:
-    """The first port of these that nobody listens on.
+    """The first port that no program listens on.
+
+    Args:
+        host: an address or name of this machine.
+        ports: to try, in this order.
 
     Raises:
-        InputError: the host is none of this machine's addresses.
-        WorldError: all are taken, or not allowed to this user.
+        InputError: the host is not an address of this machine.
+        WorldError: all ports are taken, or one is reserved for the administrator.
     """
     try:
         family, *_, sockaddr = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
@@ -129,23 +141,25 @@ def free_port(host: str, ports: Sequence[int]) -> int:
         raise InputError(f"There is no host {host!r}: give an address of this machine, such as 127.0.0.1.") from None
     for port in ports:
         with socket.socket(family, socket.SOCK_STREAM) as listener:
-            if os.name == "posix":  # else a port that was in use a minute ago counts as taken
+            if os.name == "posix":  # otherwise a port that was in use a minute ago counts as taken
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((sockaddr[0], port, *sockaddr[2:]))
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
-                    raise InputError(f"{host} is no address of this machine: give one, such as 127.0.0.1.") from None
+                    raise InputError(
+                        f"{host} is not an address of this machine: give one, such as 127.0.0.1."
+                    ) from None
                 if error.errno == errno.EACCES:
-                    raise WorldError(f"Port {port} may not be used by you: choose one above 1023.") from None
+                    raise WorldError(f"You are not allowed to use port {port}: choose one above 1023.") from None
                 continue
         return port
-    which = f"Port {ports[0]} is" if len(ports) == 1 else "All ports that were tried are"
+    which = f"Port {ports[0]} is" if len(ports) == 1 else "All ports tried are"
     raise WorldError(f"{which} taken: choose another with --port.")
 
 
-def shown_host(host: str) -> str:
-    """A host as it stands in an address; all of this machine's are reached as localhost from itself."""
+def url_host(host: str) -> str:
+    """A host as written in a URL; localhost for all addresses of this machine."""
     if host in ("0.0.0.0", "::"):
         return "localhost"
     return f"[{host}]" if ":" in host else host

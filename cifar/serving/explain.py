@@ -1,6 +1,6 @@
-"""What a network looked at: Grad-CAM for the convolutional ones, attention rollout for the transformers.
+"""What a network looked at: Grad-CAM for convolutional networks, attention rollout for transformers.
 
-Both are hints and no proof: each `Method` says what its picture shows and what it does not.
+Both are hints, not proof: each `Method` says what its picture shows and what it does not.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError, WorldError
-from cifar.models.cnn import CNN
+from cifar.models.cnn import CNN, layer_by_layer
 from cifar.models.pretrained import Pretrained
 from cifar.models.resnet import ResNet
 from cifar.models.speednet import SpeedNet
@@ -24,18 +24,18 @@ from cifar.serving.attention import is_plain_transformer, rollout_map
 from cifar.serving.classifier import Predictions
 
 SIDE = 32
-FLAT = 1e-5  # a map that varies by a smaller share of its greatest value is constant but for rounding
+FLAT = 1e-5  # a map that varies by a smaller fraction of its maximum is constant up to rounding
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a network is explained, in words for whoever sees the picture.
+    """A method of explanation, in words for whoever sees the picture.
 
     Attributes:
-        name: with the paper that it comes from.
+        name: with its paper.
         shows: what is bright in the picture.
         hides: what the picture does not show.
-        by_class: whether it answers for one class, or is the same for all.
+        by_class: whether the map is of one class, or the same for all.
     """
 
     name: str
@@ -46,26 +46,26 @@ class Method:
 
 GRAD_CAM = Method(
     name="Grad-CAM (Selvaraju et al. 2017)",
-    shows="Bright is where the network's last convolutional features speak for the class; 1 is where they do most.",
-    hides="It does not show what speaks against the class, anything finer than the cells of those features, or "
-    "whether the answer is right.",
+    shows="Bright regions are where the last convolutional features support the class most; 1 is the maximum.",
+    hides="It shows neither evidence against the class, nor detail finer than the cells of those features, nor whether "
+    "the prediction is right.",
     by_class=True,
 )
 ROLLOUT = Method(
     name="Attention rollout (Abnar and Zuidema 2020)",
-    shows="Bright are the patches that, through the attention of all blocks, reach the network's head most; 0 is the "
-    "least attended patch and 1 the most, however little they differ.",
-    hides="It is the same for every class, and does not show what the network made of a patch, what speaks for or "
-    "against a class, or whether the answer is right.",
+    shows="Bright patches reach the network's head most through the attention of all blocks; 0 is the least attended "
+    "patch and 1 the most, however little they differ.",
+    hides="It is the same for every class, and shows neither what the network made of a patch, nor evidence for or "
+    "against a class, nor whether the prediction is right.",
     by_class=False,
 )
 
 
 def method_of(network: nn.Module) -> Method:
-    """Which of the two explains a network.
+    """The method that explains a network.
 
     Raises:
-        InputError: neither; says why.
+        InputError: neither does; says why.
     """
     if isinstance(network, CNN | ResNet | SpeedNet):
         return GRAD_CAM
@@ -73,15 +73,15 @@ def method_of(network: nn.Module) -> Method:
         return ROLLOUT
     if not isinstance(network, Pretrained):
         raise InputError(
-            f"{type(network).__name__} cannot be explained: only this package's own networks and timm's can, since of "
-            "others it is not known which layer to look at."
+            f"{type(network).__name__} cannot be explained: only this package's networks and timm's can, since it is "
+            "not known which layer of others to look at."
         )
     name = network.network.pretrained_cfg["architecture"]  # type: ignore[index]
     if is_plain_transformer(network.network):
         return ROLLOUT
     if getattr(network.network, "blocks", None) is not None and hasattr(network.network, "pos_embed"):
         raise InputError(
-            f"timm's {name} cannot be explained: attention rollout needs plain attention, and a head that reads the "
+            f"timm's {name} cannot be explained: attention rollout needs plain attention, and a head that takes the "
             "class token or the mean of the patches."
         )
     if not getattr(network.network, "feature_info", None):
@@ -90,21 +90,22 @@ def method_of(network: nn.Module) -> Method:
 
 
 def explain(network: nn.Module, image: Tensor, *, label: int | None = None) -> Tensor:
-    """A map of what the network looked at.
+    """Map what the network looked at.
 
-    It works on a copy of the modules that shares their weights: the network may be in use by other threads meanwhile.
+    It works on a copy of the modules that shares their weights: other threads may use the network at the same time.
 
     Args:
-        network: ours or timm's: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10].
+        network: this package's or timm's: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10].
         image: uint8 [3, 32, 32].
-        label: the class that Grad-CAM explains, an index into CLASSES; default the likeliest. Rollout has no classes.
+        label: the class that Grad-CAM explains, as an index into CLASSES; default the most likely. Rollout has no
+            classes.
 
     Returns:
-        float32 [32, 32] on the CPU, from 0 to 1; all 0 where no place stands out. What it means, and what it does not
-        show, is told by `method_of(network)`.
+        float32 [32, 32] on the CPU, from 0 to 1; all 0 where the map is uniform. `method_of(network)` says what it
+        means, and what it does not show.
 
     Raises:
-        InputError: a network that neither method explains, or a class for one whose map has none.
+        InputError: a network that neither method explains, or a class where the map has none.
         WorldError: captum is absent.
     """
     assert image.shape == (3, SIDE, SIDE), image.shape
@@ -118,13 +119,19 @@ def explain(network: nn.Module, image: Tensor, *, label: int | None = None) -> T
     pixels = to_pixels(image[None].to(device))  # [1, 3, 32, 32]
     if method is ROLLOUT:
         return scale(enlarge(rollout_map(network, pixels)), lowest_is_zero=True)
+    if isinstance(network, CNN):
+        network = layer_by_layer(network)
     return scale(enlarge(grad_cam(network, feature_layer(network), pixels, label=label)), lowest_is_zero=False)
 
 
 def feature_layer(network: nn.Module) -> nn.Module:
-    """The layer that Grad-CAM looks at: the last one that gives features with a place in the image, [N, C, H, W]."""
-    if isinstance(network, CNN):
-        return network.features[-2]  # 8×8 cells, before the last halving
+    """The layer that Grad-CAM looks at: the last one that gives features with a place in the image, [N, C, H, W].
+
+    Args:
+        network: one that Grad-CAM explains, or a CNN `layer_by_layer`.
+    """
+    if isinstance(network, nn.Sequential):
+        return network.get_submodule("relu3")  # 8×8 cells, before the last pooling
     if isinstance(network, ResNet | SpeedNet):
         return network.blocks  # 8×8 cells (4×4 in resnet18), 3×3 in speednet
     timm_network: Any = network.network
@@ -165,10 +172,10 @@ def grad_cam(network: nn.Module, layer: nn.Module, pixels: Tensor, *, label: int
 
 
 def check_features(network: nn.Module, given: Sequence[object]) -> None:
-    """Refuse what a layer gave for one image unless it is one map, [1, C, H, W] of more than one cell.
+    """Refuse the outputs of a layer for one image, unless they are one map, [1, C, H, W], of more than one cell.
 
     Raises:
-        InputError: tokens, or channels last as in windowed transformers, or a single cell, or something else.
+        InputError: tokens, channels last as in windowed transformers, a single cell, or something else.
     """
     features = given[0] if len(given) == 1 else None
     channels: int | None = None
@@ -177,21 +184,24 @@ def check_features(network: nn.Module, given: Sequence[object]) -> None:
         channels = timm_network.feature_info[-1]["num_chs"]
     if not isinstance(features, Tensor) or features.ndim != 4 or channels not in (None, features.shape[1]):
         raise InputError(
-            "This network cannot be explained: its last features are no map of channels, as Grad-CAM needs."
+            "This network cannot be explained: its last features are not a map of channels, which Grad-CAM needs."
         )
     if features.shape[2:].numel() < 2:
-        raise InputError("This network cannot be explained: its last features are of one cell, which is everywhere.")
+        raise InputError("This network cannot be explained: its last features are one cell that covers the image.")
 
 
 def enlarge(heat: Tensor) -> Tensor:
-    """A map of any size to 32×32, bilinearly: float [H, W] → [32, 32]."""
+    """A map of any size resized to 32×32, bilinearly: float [H, W] → [32, 32]."""
     return F.interpolate(heat[None, None].float(), (SIDE, SIDE), mode="bilinear", antialias=True)[0, 0].cpu()
 
 
 def scale(heat: Tensor, *, lowest_is_zero: bool) -> Tensor:
-    """A map of values of at least 0, to [0, 1]; the greatest becomes 1, and the lowest 0 if it is to.
+    """Scale a map to [0, 1], the maximum to 1; a uniform map becomes 0.
 
-    A map without a greatest place (zero everywhere, or the same but for rounding where the lowest is 0) becomes 0.
+    Args:
+        heat: float [H, W], 0 or more.
+        lowest_is_zero: scale the minimum to 0, so that a map that is constant up to rounding is uniform; otherwise only
+            one that is 0 everywhere is.
     """
     low, high = (heat.min() if lowest_is_zero else heat.new_zeros(())), heat.max()
     if not high - low > FLAT * high:
@@ -200,16 +210,20 @@ def scale(heat: Tensor, *, lowest_is_zero: bool) -> Tensor:
 
 
 def describe(predictions: Predictions, method: Method, *, label: int | None = None) -> tuple[str, str, str]:
-    """The words of a picture of one image: the answer; what the heat is; what the method shows and does not show.
+    """Describe the explanation of one image in words.
 
     Args:
-        predictions: of one image.
-        label: the class that was explained, where it was chosen.
+        predictions: of the image.
+        method: that explained it.
+        label: the class that was explained, if one was chosen.
+
+    Returns:
+        the prediction; what the heat map shows; what the method shows and does not show.
     """
-    (first, probability), (second, other) = predictions.top(2)[0]
-    answer = f"{first} {probability:.1%}, then {second} {other:.1%}"
+    (first, first_prob), (second, second_prob) = predictions.top(2)[0]
+    answer = f"{first} {first_prob:.1%}, then {second} {second_prob:.1%}"
     explained = first if label is None else predictions.classes[label]
     if explained not in (first, second):
         answer += f"; {explained} {predictions.probs[0, predictions.classes.index(explained)]:.1%}"
-    looked_at = f"what speaks for {explained}" if method.by_class else "what is attended to"
+    looked_at = f"evidence for {explained}" if method.by_class else "attention"
     return answer, looked_at, f"{method.name}. {method.shows} {method.hides}"

@@ -1,4 +1,4 @@
-"""Many image files: which ones a name stands for, and their classes, a batch at a time."""
+"""Many image files: which files a name stands for, and their predictions, a batch at a time."""
 
 import glob
 import os
@@ -16,13 +16,13 @@ def find_images(name: str, *, unreadable: Callable[[str], None]) -> list[str]:
     """The files that a name stands for.
 
     Args:
-        name: a file, whatever it is called; a folder, for the images in it and below it, by suffix and in the order of
-            their paths, without hidden ones and without following links to folders; or a pattern with *, ** and ?,
-            where no file is called so.
-        unreadable: gets a sentence on each folder below that cannot be listed.
+        name: a file, whatever it is called; a folder, for the images in it and its subfolders, recognised by suffix and
+            sorted by path, without hidden ones and without following links to folders; or a pattern with *, ** and ?,
+            if no file has that name.
+        unreadable: gets a sentence about each subfolder that cannot be listed.
 
     Raises:
-        InputError: it stands for nothing.
+        InputError: there is no such file, or the folder or pattern yields none.
     """
     path = Path(name)
     if path.is_dir():
@@ -31,19 +31,19 @@ def find_images(name: str, *, unreadable: Callable[[str], None]) -> list[str]:
         return [name]
     if not glob.has_magic(name):
         raise InputError(f"There is no file or folder {name}.")
-    found = []
+    files = []
     for match in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207  (Path.glob takes no absolute pattern)
         if not Path(match).is_dir():
-            found.append(match)
-        elif "**" not in name:  # which matches what lies below by itself
-            found += images_below(Path(match), unreadable=unreadable)
-    if not found:
-        raise InputError(f"Nothing matches {name}: a pattern has to match a file or folder.")
-    return found
+            files.append(match)
+        elif "**" not in name:  # ** matches the files below by itself
+            files += images_below(Path(match), unreadable=unreadable)
+    if not files:
+        raise InputError(f"Nothing matches {name}: a pattern must match a file or folder.")
+    return files
 
 
 def images_below(folder: Path, *, unreadable: Callable[[str], None]) -> list[str]:
-    """The images in a folder and below it, see `find_images`.
+    """The images in a folder and its subfolders; arguments as of `find_images`.
 
     Raises:
         InputError: there are none.
@@ -53,15 +53,15 @@ def images_below(folder: Path, *, unreadable: Callable[[str], None]) -> list[str
     def report(error: OSError) -> None:
         unreadable(f"{error.filename} cannot be listed: {error.strerror}.")
 
-    found = []
-    for place, folders, names in os.walk(folder, onerror=report):
+    paths = []
+    for parent, folders, names in os.walk(folder, onerror=report):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(place, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        paths += [
+            Path(parent, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in suffixes
         ]
-    if not found:
-        raise InputError(f"The folder {folder} holds no images, by the suffixes of their names.")
-    return [str(path) for path in sorted(found)]
+    if not paths:
+        raise InputError(f"The folder {folder} holds no images (recognised by suffix).")
+    return [str(path) for path in sorted(paths)]
 
 
 def predict_files(
@@ -73,18 +73,19 @@ def predict_files(
     unreadable: Callable[[str], None],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[list[str], Predictions]:
-    """The classes of image files; never more than a batch of decoded images is in memory, each of 3 KB.
+    """Predict the classes of image files, of which at most a batch is in memory at a time.
 
     Args:
-        names: paths, of any number.
+        classifier: of `load_model`.
+        names: paths of any number of files.
         views, batch_size: as in `Classifier.predict`.
-        unreadable: gets a sentence on each file that cannot be read; it is left out.
-        progress: gets files done and files in all, after each file.
+        unreadable: gets a sentence about each file that cannot be read, which is left out.
+        progress: gets files done and files in total, after each file.
 
     Returns:
-        the names of those that were read, in the given order, and their predictions.
+        the names of the files that were read, in the given order, and their predictions.
     """
-    read, parts = [], [torch.empty(0, 10)]
+    read, probs = [], [torch.empty(0, 10)]
     for start in range(0, len(names), batch_size):
         images = []
         for number, name in enumerate(names[start : start + batch_size], start + 1):
@@ -94,5 +95,5 @@ def predict_files(
             except (InputError, WorldError) as error:
                 unreadable(str(error))
             progress(number, len(names))
-        parts.append(classifier.predict(images, views=views, batch_size=batch_size).probs)
-    return read, Predictions(torch.cat(parts))
+        probs.append(classifier.predict(images, views=views, batch_size=batch_size).probs)
+    return read, Predictions(torch.cat(probs))

@@ -1,4 +1,4 @@
-"""`cifar push`: a run given to the hub, in one commit, by the hub's own client."""
+"""`cifar push`: a run published on the Hugging Face hub, in one commit, by the hub's own client."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +13,34 @@ FILES = (WEIGHTS, RECIPE, SUMMARY, METRICS, EVALUATION, *PICTURES)
 
 
 def files_to_push(folder: Path, repository: str) -> dict[str, Path | bytes]:
-    """What a run's repository holds, by name there: files of the run as they are, and the card as README.md.
+    """The files of a run's repository by name: files of the run unchanged, and the model card as README.md.
 
-    What else lies in the folder stays there: checkpoint, predictions, and whatever a person put in it.
+    Other files in the folder are not pushed: the checkpoint, predictions, and whatever the user put there.
+
+    Args:
+        folder: of a finished run.
+        repository: owner/name.
+
+    Returns:
+        for each file its path, or its content.
 
     Raises:
-        InputError: not a name of a repository; no finished run, or a cross-validation.
+        InputError: not the name of a repository; no finished run, or a cross-validation.
         WorldError: the weights are absent, or a file is damaged.
     """
     check_repository(repository)
     card = model_card(folder, repository=repository)
     if not (folder / WEIGHTS).exists():
-        raise WorldError(f"{folder / WEIGHTS} does not exist: a run without its weights cannot be given away.")
+        raise WorldError(f"{folder / WEIGHTS} does not exist: a run without its weights cannot be pushed.")
     files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).exists()}
     return files | {"README.md": card.encode()}
 
 
 def check_repository(repository: str) -> None:
-    """Refuse what the hub would not take as owner/name.
+    """Refuse a name that the hub would not accept as owner/name.
 
     Raises:
-        InputError: says how a name has to be.
+        InputError: says what is wrong with it.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -49,7 +56,7 @@ def check_repository(repository: str) -> None:
 
 
 def size_of(content: Path | bytes) -> int:
-    """Bytes of a file to push."""
+    """Size of a file to push, in bytes."""
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
@@ -62,23 +69,23 @@ def push_files(
     message: str,
     say: Callable[[str], None] = lambda _sentence: None,
 ) -> str:
-    """Make the repository if there is none, and put files into it, in one commit: all of them or none.
+    """Create the repository if it does not exist, and add the files to it in one commit: all of them or none.
 
     HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_HUB_DISABLE_XET are respected, as they were when Python started.
 
     Args:
-        files: as `files_to_push` gives them; others that the repository holds are left there.
+        files: of `files_to_push`; other files in the repository are left there.
         repository: owner/name.
-        private: make it private. One that exists keeps its visibility; a public one is refused.
-        token: of the hub, with the right to write; "" is HF_TOKEN, or what `hf auth login` left.
+        private: create it private. An existing repository keeps its visibility; a public one is refused.
+        token: of the hub, with write permission; "" is HF_TOKEN, or that of `hf auth login`.
         message: of the commit.
-        say: gets a sentence where files were there before.
+        say: gets a sentence if files were replaced.
 
     Returns:
-        the address of the repository.
+        the URL of the repository.
 
     Raises:
-        WorldError: no token; the hub is offline, cannot be reached, refuses, or goes away.
+        WorldError: no token; the hub is offline, cannot be reached, refuses, or the connection breaks off.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
@@ -88,51 +95,58 @@ def push_files(
     token = token or get_token() or ""
     if not token:
         raise WorldError(
-            f"There is no token for the hub: make one with the right to write at {endpoint}/settings/tokens, then set "
+            f"There is no token for the hub: create one with write permission at {endpoint}/settings/tokens, then set "
             "HF_TOKEN or run `hf auth login`."
         )
     if reason := ask_hub(endpoint):
-        raise WorldError(f"{endpoint} cannot be reached ({reason}): connect and run it again; nothing was sent.")
+        raise WorldError(f"{endpoint} cannot be reached ({reason}): connect and try again; nothing was sent.")
     api: Any = HfApi(endpoint=endpoint, token=token)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
-        found = api.model_info(repository)
-        public = private and not found.private
-        if not public:
+        before = api.model_info(repository)
+        refused = private and not before.private
+        if not refused:
             api.create_commit(repository, operations, commit_message=message)
     except Exception as error:  # of the hub's client, of its transport, of the disk
-        raise WorldError(refusal(error, repository=repository, endpoint=endpoint)) from None
-    if public:
+        raise WorldError(push_error(error, repository=repository, endpoint=endpoint)) from None
+    if refused:
         raise WorldError(
-            f"{repository} exists and is public, so --private cannot be kept: choose another name, or make it private "
+            f"{repository} exists and is public, which --private forbids: choose another name, or make it private "
             f"at {endpoint}/{repository}/settings; nothing was sent."
         )
-    if replaced := files.keys() & {one.rfilename for one in found.siblings or ()}:
-        say(f"{repository} held {', '.join(sorted(replaced))} before: replaced; its other files are as they were.")
+    if replaced := files.keys() & {file.rfilename for file in before.siblings or ()}:
+        say(f"{repository} already held {', '.join(sorted(replaced))}: replaced; its other files are unchanged.")
     return f"{endpoint}/{repository}"
 
 
-def refusal(error: Exception, *, repository: str, endpoint: str) -> str:
-    """A sentence on what the hub or the way there did, with the remedy."""
+def push_error(error: Exception, *, repository: str, endpoint: str) -> str:
+    """A sentence that says why a push failed, with the remedy.
+
+    Args:
+        error: of the hub's client.
+        repository: owner/name.
+        endpoint: URL of the hub.
+    """
     from huggingface_hub.errors import HfHubHTTPError
 
-    causes = [error]  # the first one last: the client wraps what happens to a large file
+    causes = [error]  # the original one last: the client wraps the errors of large files
     while isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
-    answers = [cause for cause in causes if isinstance(cause, HfHubHTTPError)]
-    status = answers[-1].response.status_code if answers else 0
-    words = (answers[-1].server_message or "") if answers else ""
-    reason = f" ({' '.join(words.split())})" if words else ""
+    http_errors = [cause for cause in causes if isinstance(cause, HfHubHTTPError)]
+    status = http_errors[-1].response.status_code if http_errors else 0
+    message = (http_errors[-1].server_message or "") if http_errors else ""
+    reason = f" ({' '.join(message.split())})" if message else ""
     if status == 401:
-        return f"{endpoint} does not accept the token{reason}: make another at {endpoint}/settings/tokens."
+        return f"{endpoint} does not accept the token{reason}: create another at {endpoint}/settings/tokens."
     if status in (403, 404):
         return (
-            f"{endpoint} does not let this token write to {repository}{reason}: name a repository of your own, or make "
-            f"a token with the right to write at {endpoint}/settings/tokens."
+            f"{endpoint} does not let this token write to {repository}{reason}: name a repository of your own, or "
+            f"create a token with write permission at {endpoint}/settings/tokens."
         )
     if status >= 500 or not status:
-        answer = f"{endpoint} answers with status {status}"
-        broke = answer if status else f"The push broke off ({first_line(causes[-1])})"
-        return f"{broke}: run it again; a commit is there whole or not at all."
+        fault = (
+            f"{endpoint} responds with status {status}" if status else f"The push broke off ({first_line(causes[-1])})"
+        )
+        return f"{fault}: try again; the hub takes a commit whole or not at all."
     return f"{endpoint} refuses {repository} with status {status}{reason or f' ({first_line(error)})'}."

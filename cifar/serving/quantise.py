@@ -1,4 +1,4 @@
-"""An ONNX file whose weights and activations are 8-bit whole numbers (static quantisation by onnxruntime)."""
+"""Static quantisation of an ONNX file by onnxruntime: weights and activations become 8-bit integers."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from cifar.models.weights import first_line
 from cifar.serving.onnx_file import INSTALL, feed, open_session
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-# What stands between two convolutions, so that numbers stay 8-bit from one to the next.
+# Operations between convolutions, quantised so that activations stay 8-bit from one convolution to the next.
 BETWEEN = ("Add", "Relu", "MaxPool", "GlobalAveragePool", "ReduceMean", "Pad", "Slice", "Reshape")
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Batches for onnxruntime's calibration, which asks for one after the other by this method."""
+    """Batches for onnxruntime's calibration, which fetches them by this method."""
 
     batches: Iterator[dict[str, Any]]
 
@@ -30,18 +30,21 @@ class CalibrationImages:
 
 
 def quantise(model: bytes, images: Tensor, *, batch_size: int = 100) -> bytes:
-    """The 8-bit version of an ONNX file of `to_onnx`.
+    """Quantise an ONNX file of `to_onnx` to 8 bits.
 
-    Products (convolutions, linear layers, attention) have weights of one scale a channel, activations of one a tensor
-    over the range that these images span. Weights have 7 of the 8 bits: processors without VNNI add two products in
-    16 bits, which would overflow. In a transformer only the products are 8-bit: its residual sums have outliers that
-    would take all the range (Bondarenko et al. 2021, "Understanding and Overcoming the Challenges of Efficient
-    Transformer Quantization"). The last linear layer and the probabilities stay as they are.
+    Products (convolutions, linear layers, attention) have one scale per channel of the weights and one per tensor of
+    activations, whose range is taken from the calibration images. Weights use 7 of the 8 bits: CPUs without VNNI add
+    two products in 16 bits, which would overflow. In a transformer only the products are 8-bit: its residual sums have
+    outliers that would stretch the range (Bondarenko et al. 2021, "Understanding and Overcoming the Challenges of
+    Efficient Transformer Quantization"). The last linear layer and the softmax are not quantised.
 
     Args:
-        model: the file's bytes.
-        images: uint8 [N, 3, 32, 32]; N a few hundred are enough. They decide the file: never of the test split.
+        model: the file.
+        images: to calibrate on, uint8 [N, 3, 32, 32]; a few hundred are enough, and none may be of the test split.
         batch_size: images at a time.
+
+    Returns:
+        the 8-bit file.
 
     Raises:
         WorldError: onnxruntime is absent, or cannot quantise this network.
@@ -71,17 +74,17 @@ def quantise(model: bytes, images: Tensor, *, batch_size: int = 100) -> bytes:
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
-        except Exception as error:  # it names no classes of its own
-            raise WorldError(f"onnxruntime cannot make this network 8-bit ({first_line(error)}).") from error
+        except Exception as error:  # onnxruntime has no exception classes of its own
+            raise WorldError(f"onnxruntime cannot quantise this network ({first_line(error)}).") from error
         return result.read_bytes()
 
 
 def head_nodes(graph: Any) -> list[str]:
-    """Names of the nodes from the probabilities back to the last product."""
-    makers = {output: node for node in graph.node for output in node.output}
-    node = makers["probs"]
+    """Names of the nodes of an ONNX graph from the probabilities back to the last product."""
+    producers = {output: node for node in graph.node for output in node.output}
+    node = producers["probs"]
     names = [node.name]
     while node.op_type not in PRODUCTS:
-        node = next(makers[name] for name in node.input if name in makers)
+        node = next(producers[name] for name in node.input if name in producers)
         names.append(node.name)
     return names

@@ -1,7 +1,7 @@
-"""The wall before the demo's server: which addresses it answers at all, and how much may be sent to it.
+"""The wall in front of the demo's server: which addresses it serves, and how much may be sent to it.
 
-Gradio brings more doors than the page needs: some fetch addresses from the network, hold recordings or show statistics.
-What is not named here is not there, whatever a later version adds.
+Gradio has more routes than the page needs; some of them fetch URLs, store recordings or show statistics. Whatever is
+not listed here does not exist, also in later versions of Gradio.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -22,9 +22,9 @@ PAGES = frozenset(
     | {f"{API}{name}" for name in ("cancel", "theme.css")}
 )
 BELOW = ("/assets/", "/static/", f"{API}call/", f"{API}heartbeat/")
-MOST_REQUEST = 64 * 1024  # bytes of a request that uploads nothing, and of what surrounds an uploaded file
+MAX_REQUEST = 64 * 1024  # bytes of a request that uploads nothing, and of the parts of an upload around its file
 
-# The browser, too, is told to fetch from this server alone. Gradio's page holds scripts and styles in its HTML.
+# The browser, too, may fetch from this server only. Gradio's page has inline scripts and styles.
 HEADERS = [
     (
         b"content-security-policy",
@@ -36,13 +36,13 @@ HEADERS = [
 ]
 
 
-def wall(app: App, *, folders: Sequence[Path], most_bytes: int) -> App:
-    """An ASGI application that hands on what the page needs, and answers everything else itself.
+def wall(app: App, *, folders: Sequence[Path], max_bytes: int) -> App:
+    """An ASGI application that passes on the requests that the page needs, and refuses all others.
 
     Args:
         app: Gradio's.
-        folders: the only ones whose files may be read through it, resolved.
-        most_bytes: of an uploaded file.
+        folders: the only folders whose files may be read, resolved.
+        max_bytes: of an uploaded file.
     """
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
@@ -55,7 +55,7 @@ def wall(app: App, *, folders: Sequence[Path], most_bytes: int) -> App:
             await send({"type": "websocket.close"})
         elif scope["type"] != "http":
             await app(scope, receive, send)
-        elif refusal := refuse(scope, folders=folders, most_bytes=most_bytes):
+        elif refusal := refuse(scope, folders=folders, max_bytes=max_bytes):
             await send_sentence(send_more, *refusal)
         else:
             await app(scope, receive, send_more)
@@ -63,33 +63,33 @@ def wall(app: App, *, folders: Sequence[Path], most_bytes: int) -> App:
     return answer
 
 
-def refuse(scope: Message, *, folders: Sequence[Path], most_bytes: int) -> tuple[int, str] | None:
-    """The status and sentence that a request is refused with, or None where it is handed on."""
+def refuse(scope: Message, *, folders: Sequence[Path], max_bytes: int) -> tuple[int, str] | None:
+    """The status and sentence that refuse a request, or None for one to pass on; arguments as of `wall`."""
     if not is_served(scope["path"], folders=folders):
         return 404, "There is nothing at this address."
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return None
-    length = dict(scope["headers"]).get(b"content-length", b"")  # the server holds the sender to it
+    length = dict(scope["headers"]).get(b"content-length", b"")  # the server reads no more than this
     if not length.isdigit():
-        return 411, "Say how many bytes there are, in Content-Length."
-    if int(length) > MOST_REQUEST + most_bytes * (scope["path"] == UPLOAD):
-        return 413, f"Too much: a file may have {most_bytes:,} bytes, any other request {MOST_REQUEST:,}."
+        return 411, "Give the number of bytes in Content-Length."
+    if int(length) > MAX_REQUEST + max_bytes * (scope["path"] == UPLOAD):
+        return 413, f"Too large: a file may have {max_bytes:,} bytes, any other request {MAX_REQUEST:,}."
     return None
 
 
 def is_served(path: str, *, folders: Sequence[Path]) -> bool:
-    """Whether there is anything at a path (percent-decoded): a page of Gradio's that is needed, or a readable file."""
+    """Whether a path (percent-decoded) is a route of Gradio's that the page needs, or a file in one of the folders."""
     if path.startswith(FILE):
         try:
             file = Path(path.removeprefix(FILE)).resolve()
-        except (OSError, ValueError):  # longer than paths may be, or with a zero byte
+        except (OSError, ValueError):  # too long for a path, or with a zero byte
             return False
         return any(file.is_relative_to(folder) for folder in folders)
     return (path.rstrip("/") or "/") in PAGES or path.startswith(BELOW)
 
 
 async def send_sentence(send: Send, status: int, sentence: str) -> None:
-    """Answer with plain text."""
+    """Respond with plain text."""
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{sentence}\n".encode()})

@@ -1,21 +1,20 @@
-"""Cross-validation: five stratified folds of the 50,000 training images, a run folder each."""
+"""Cross-validation: stratified folds of the 50,000 training images, a run folder each."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.evaluation.metrics import mean_interval
-from cifar.recipes import Recipe
+from cifar.evaluation.intervals import mean_interval
+from cifar.recipes import Recipe, with_fields
 
 
 def fold_recipe(recipe: Recipe, fold: int) -> Recipe:
     """The recipe of one fold: validated on that fold, trained from its own seed (the recipe's plus the fold)."""
-    return dataclasses.replace(recipe, fold=fold, seed=recipe.seed + fold)
+    return with_fields(recipe, fold=fold, seed=recipe.seed + fold)
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
-    """Where a fold's run lies."""
+    """The run folder of one fold."""
     return folder / f"fold-{fold}"
 
 
@@ -24,10 +23,13 @@ def summarise_folds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     The interval is Student's over the folds. Folds share four fifths of their training images, so it is too narrow as a
     statement on new training sets (Bengio & Grandvalet 2004); it is what the field reports.
+
+    Args:
+        summaries: of the folds' runs, tested.
     """
     result: dict[str, Any] = {"num_folds": len(summaries)}
     for split in ("validation", "test"):
-        values = [float(summary[f"{split}_accuracy"]) for summary in summaries]
-        spread = mean_interval(values)
-        result[split] = {"folds": values, "mean": spread[0], "std": spread[1], "interval": list(spread[2])}
+        accuracies = [float(summary[f"{split}_accuracy"]) for summary in summaries]
+        mean, std, interval = mean_interval(accuracies)
+        result[split] = {"folds": accuracies, "mean": mean, "std": std, "interval": list(interval)}
     return result

@@ -1,6 +1,5 @@
 """Where an epoch's row goes besides metrics.csv: wandb and TensorBoard, both optional, both off by default."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from cifar.errors import WorldError
-from cifar.recipes import Recipe
+from cifar.recipes import Recipe, to_mapping
 
-WANDB_SECONDS = 30.0  # for its server to answer, before the training begins without it
+WANDB_SECONDS = 30.0  # to wait for its server before the training begins without it
 
 
 class Logger(Protocol):
@@ -26,7 +25,7 @@ class Logger(Protocol):
 class WandbLogger:
     """Weights & Biases, into the run folder; offline without a login, so that a missing one never stops a training."""
 
-    def __init__(self, folder: Path, *, recipe: Recipe, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, recipe: Recipe, run_id: str, say: Callable[[str], None]) -> None:
         try:
             import wandb
         except ImportError:
@@ -38,12 +37,11 @@ class WandbLogger:
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "cifar"),
             name=folder.name,
-            # The same name finds the same run again, so that a resumed training goes on in it.
-            id=folder.resolve().name,
+            id=run_id,
             resume="allow",
             dir=folder,
             mode=mode,  # type: ignore[arg-type]
-            config=dataclasses.asdict(recipe),
+            config=to_mapping(recipe),
             settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS),
         )
 
@@ -75,7 +73,7 @@ class TensorBoardLogger:
 
 @dataclass
 class Tolerated:
-    """A logger whose failure never ends a training: it is told once, and then done without.
+    """A logger whose failure never ends a training: it is reported once, and the logger is not used again.
 
     Attributes:
         name: what a person calls it.
@@ -105,24 +103,32 @@ class Tolerated:
 
 
 def open_loggers(
-    folder: Path, *, recipe: Recipe, wandb: bool, tensorboard: bool, say: Callable[[str], None]
+    folder: Path, *, recipe: Recipe, wandb_id: str, tensorboard: bool, say: Callable[[str], None]
 ) -> list[Logger]:
-    """The loggers that were asked for; one that cannot be had is left out with a sentence, training goes on."""
-    wanted: dict[str, Callable[[], Logger]] = {}
-    if wandb:
-        wanted["wandb"] = lambda: WandbLogger(folder, recipe=recipe, say=say)
+    """The loggers that were asked for; one that cannot be opened is left out with a sentence, and training goes on.
+
+    Args:
+        folder: of the run.
+        recipe: for wandb's configuration.
+        wandb_id: of the run there, so that a resumed training goes on in it; "" is no wandb.
+        tensorboard: write event files.
+        say: gets the sentences.
+    """
+    openers: dict[str, Callable[[], Logger]] = {}
+    if wandb_id:
+        openers["wandb"] = lambda: WandbLogger(folder, recipe=recipe, run_id=wandb_id, say=say)
     if tensorboard:
-        wanted["TensorBoard"] = lambda: TensorBoardLogger(folder)
+        openers["TensorBoard"] = lambda: TensorBoardLogger(folder)
     loggers: list[Logger] = []
-    for name, open_one in wanted.items():
+    for name, open_logger in openers.items():
         try:
-            loggers.append(Tolerated(name, open_one(), say))
+            loggers.append(Tolerated(name, open_logger(), say))
         except Exception as error:
             say(given_up(name, error))
     return loggers
 
 
 def given_up(name: str, error: Exception) -> str:
-    """What a person is told of a logger that failed."""
+    """The sentence about a logger that failed."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"Training goes on without {name}: {reason.rstrip('.')}. metrics.csv has every epoch."

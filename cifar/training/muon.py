@@ -20,15 +20,16 @@ class Muon(Optimizer):
     A filter bank [out, in, height, width] is the matrix [out, in·height·width]. A group's "kind" is one of
 
     - "muon": updates scaled to the root mean square that AdamW's have (Liu et al. 2025, "Muon is scalable"), so that
-      one rate serves both; decay is decoupled;
-    - "muon-unit": the norm of every filter bank is set to √out before a step, which needs no decay, and updates are as
-      they come (Jordan 2024, airbench94_muon);
-    - "adamw", "sgd" (Nesterov's, with L2 decay).
+      one learning rate serves both; weight decay is decoupled;
+    - "muon-unit": the norm of every filter bank is set to √out before a step, which needs no weight decay, and updates
+      are not scaled (Jordan 2024, airbench94_muon);
+    - "adamw", "sgd" (with Nesterov momentum and an L2 term).
 
     Args:
-        groups: of parameters, each with "kind", "lr", "weight_decay" and, but for adamw, "momentum"; parameters of
+        groups: of parameters, each with "kind", "lr", "weight_decay" and, except for adamw, "momentum"; parameters of
             Muon must have two dimensions or more.
-        steps: iterations of Newton and Schulz.
+        lr: of groups that have none.
+        steps: Newton–Schulz iterations.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, steps: int = 5) -> None:
@@ -45,7 +46,7 @@ class Muon(Optimizer):
                 updates[group["kind"]](parameters, group)
 
     def step_muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Parameters of one shape are orthogonalised together: many small products cost more than a few large ones."""
+        """Orthogonalise parameters of one shape together: many small products cost more than a few large ones."""
         by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in parameters:
             by_shape[parameter.shape].append(parameter)
@@ -53,7 +54,7 @@ class Muon(Optimizer):
             matrices = []
             for parameter in same:
                 assert parameter.grad is not None
-                average = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                average = self.momentum_of(parameter)
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 matrices.append(parameter.grad.lerp(average, group["momentum"]).flatten(1))  # [R, C]
             rows, columns = matrices[0].shape
@@ -65,8 +66,16 @@ class Muon(Optimizer):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view(shape), alpha=-group["lr"] * scale)
 
+    def momentum_of(self, parameter: Tensor) -> Tensor:
+        """The running average of a parameter's gradients, zero before its first step."""
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average: Tensor = state["momentum"]
+        return average
+
     def step_adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """With the textbook's constants."""
+        """AdamW with its usual constants."""
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
@@ -87,34 +96,31 @@ class Muon(Optimizer):
         )  # fmt: skip
 
     def step_sgd(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """With Nesterov's momentum."""
-        averages = [
-            self.state[parameter].setdefault("momentum", torch.zeros_like(parameter)) for parameter in parameters
-        ]
+        """SGD with Nesterov momentum."""
         sgd(
             parameters,
             [parameter.grad for parameter in parameters],  # type: ignore[misc]
-            averages,
+            [self.momentum_of(parameter) for parameter in parameters],
             foreach=True, nesterov=True, maximize=False, dampening=0.0,
             momentum=group["momentum"], lr=group["lr"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
 
 def orthogonalise(matrices: Tensor, *, steps: int) -> Tensor:
-    """Matrices with the same singular vectors and singular values near 1, by an iteration of Newton and Schulz.
+    """Matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
 
     Args:
         matrices: float [K, R, C].
-        steps: 5 bring singular values from 0.01 times the norm or more to between 0.7 and 1.2.
+        steps: 5 bring singular values of at least 0.01 times the norm to between 0.7 and 1.2.
 
     Returns:
-        float [K, R, C] of the same type; on a GPU computed in bf16, which the iteration bears.
+        float [K, R, C] of the same type; on a GPU computed in bf16, which is accurate enough.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices  # the smaller side squared: [K, R, R], R ≤ C
     x = x.to(torch.bfloat16 if x.is_cuda else x.dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # The squares of small singular values get lost in bf16.
+    # Squares of small singular values vanish in bf16.
     by_squares = x.dtype != torch.bfloat16 and 2 * x.shape[1] <= x.shape[2]
     x = iterate_squares(x, steps=steps) if by_squares else iterate(x, steps=steps)
     result: Tensor = x.mT if tall else x
@@ -122,7 +128,7 @@ def orthogonalise(matrices: Tensor, *, steps: int) -> Tensor:
 
 
 def iterate(x: Tensor, *, steps: int) -> Tensor:
-    """Newton and Schulz's iteration as it is written: x [K, R, C] times a polynomial of its square, again and again."""
+    """The Newton–Schulz iteration as it is written: x [K, R, C] times a polynomial of x·xᵀ, repeated."""
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         square = x @ x.mT
@@ -131,9 +137,9 @@ def iterate(x: Tensor, *, steps: int) -> Tensor:
 
 
 def iterate_squares(x: Tensor, *, steps: int) -> Tensor:
-    """The same of squares [K, R, R] alone, which meet x [K, R, C] at the end: half the work for 3×3 filters.
+    """The same on x·xᵀ [K, R, R] alone, applied to x [K, R, C] at the end: half the work for 3×3 filters.
 
-    What multiplies x by the polynomial P multiplies its square by P twice, and all of these commute.
+    Multiplying x by a polynomial P multiplies x·xᵀ by P twice, and all of these commute.
     """
     a, b, c = COEFFICIENTS
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

@@ -1,38 +1,42 @@
-"""Learning rate over time. Closed forms are a function of the time passed; plateau keeps a state, torch's own."""
+"""The learning rate over time. Closed forms are functions of the time passed; plateau is PyTorch's, with its state."""
 
 import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from cifar.recipes import Recipe
+from cifar.recipes.schema import Schedule
 
 
-def lr_factor(recipe: Recipe, epoch: float, *, epochs: float = 0) -> float:
-    """Share of the highest rate at a time in epochs, 0 … recipe.epochs: linear warm-up, then the schedule's form.
+def lr_factor(schedule: Schedule, epoch: float, *, epochs: int, train_epochs: float = 0) -> float:
+    """The learning rate at a time as a fraction of its peak: linear warm-up, then the schedule's form.
 
-    With `epochs`, that of parameters which are trained only so long: from the start it falls linearly to 0.
+    Args:
+        schedule: any kind; plateau is constant here.
+        epoch: time in epochs, 0 to epochs.
+        epochs: of the whole training.
+        train_epochs: of parameters that train only so long: their rate falls linearly from the start to 0; 0 is all.
     """
-    if epochs:
-        return max(0.0, 1 - epoch / epochs)
-    if epoch < recipe.warmup_epochs:
-        return epoch / recipe.warmup_epochs
-    left = (recipe.epochs - epoch) / max(recipe.epochs - recipe.warmup_epochs, 1e-12)
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 - math.cos(math.pi * left))
-    if recipe.schedule == "linear":
-        return left
+    if train_epochs:
+        return max(0.0, 1 - epoch / train_epochs)
+    if epoch < schedule.warmup_epochs:
+        return epoch / schedule.warmup_epochs
+    remaining = (epochs - epoch) / max(epochs - schedule.warmup_epochs, 1e-12)
+    if schedule.kind == "cosine":
+        return 0.5 * (1 - math.cos(math.pi * remaining))
+    if schedule.kind == "linear":
+        return remaining
     return 1.0
 
 
-def plateau(recipe: Recipe, optimiser: Optimizer) -> ReduceLROnPlateau | None:
-    """Torch's scheduler that cuts the rate when validation accuracy stalls; None under every other schedule."""
-    if recipe.schedule != "plateau":
+def plateau(schedule: Schedule, optimiser: Optimizer) -> ReduceLROnPlateau | None:
+    """PyTorch's scheduler that cuts the rate when validation accuracy stalls; None for every other schedule."""
+    if schedule.kind != "plateau":
         return None
     return ReduceLROnPlateau(
         optimiser,
         mode="max",
-        factor=recipe.plateau_factor,
-        patience=recipe.plateau_patience,
-        threshold=recipe.plateau_threshold,
+        factor=schedule.plateau_factor,
+        patience=schedule.plateau_patience,
+        threshold=schedule.plateau_threshold,
     )

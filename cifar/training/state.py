@@ -1,19 +1,29 @@
-"""Everything needed to continue a training exactly, and its file, last.ckpt."""
+"""Everything needed to continue a training exactly, as last.ckpt holds it."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import Precision
 from torch import Generator, Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
+from cifar.data.split import Split
 from cifar.errors import WorldError
-from cifar.files import write_whole
-from cifar.runs import CHECKPOINT
+from cifar.models import build_model, prepare_model
+from cifar.models.frozen import freeze
+from cifar.recipes import Recipe
+from cifar.runs import CHECKPOINT, write_checkpoint
+from cifar.training.augment import draw_flips
+from cifar.training.ema import average_of
+from cifar.training.optimisers import build_optimiser
+from cifar.training.schedules import plateau
+
+FORMAT = 2  # of last.ckpt
 
 
 @dataclass
@@ -21,14 +31,15 @@ class State:
     """A training between two steps. The loop changes it in place.
 
     Attributes:
-        precision: Fabric's, which holds the loss scale of fp16.
-        epoch: epochs completed; step: steps completed in the epoch that runs.
+        scaler: of the loss; enabled for fp16 only.
+        epoch: epochs completed; step: steps completed in the current epoch.
         flips: bool [N]: which images are mirrored in the even epochs, the others in the odd ones; None draws them anew.
-        order: int64 [N], the order of the images in the epoch that runs.
-        totals: [3]: sum of losses, correct predictions, images of the epoch that runs.
+        order: int64 [N], the order of the images in the current epoch.
+        totals: [3]: sum of losses, correct predictions and images of the current epoch.
         rows: the rows of metrics.csv so far.
         best_accuracy: best validation accuracy so far, as a fraction; best_epoch: when it was reached, from 1.
-        seconds: spent in training, validation included, over all sittings; epoch_seconds: of the epoch that runs.
+        seconds: spent in training, validation included, over all parts of a resumed run; epoch_seconds: of the current
+            epoch.
         finished: no epoch is left, or patience has run out.
     """
 
@@ -36,7 +47,7 @@ class State:
     optimiser: Optimizer
     plateau: ReduceLROnPlateau | None
     average: AveragedModel | None
-    precision: Precision
+    scaler: GradScaler
     generator: Generator
     flips: Tensor | None = None
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
@@ -50,46 +61,82 @@ class State:
     epoch_seconds: float = 0.0
     finished: bool = False
 
+    @property
+    def candidate(self) -> nn.Module:
+        """The network that is validated and saved: the moving average where there is one."""
+        return self.average.module if self.average else self.model
 
-PLAIN = (
-    "epoch",
-    "step",
-    "rows",
-    "best_accuracy",
-    "best_epoch",
-    "seconds",
-    "epoch_seconds",
-    "finished",
-    "order",
-    "totals",
-)
+    @property
+    def validation_accuracy(self) -> float | None:
+        """The best so far, as a fraction; None without validation images."""
+        return None if math.isnan(self.best_accuracy) else self.best_accuracy
+
+
+VALUES = (
+    "epoch", "step", "rows", "best_accuracy", "best_epoch", "seconds", "epoch_seconds", "finished", "order", "totals",
+)  # fmt: skip
+
+
+def new_state(recipe: Recipe, training: Split, *, device: str, precision: str) -> State:
+    """Before the first step: a network fitted to the statistics of its training images, with its optimiser.
+
+    Args:
+        recipe: of the run; its seed has been given to PyTorch already.
+        training: images uint8 [N, 3, 32, 32], or with train_blocks of 0 or more the activations of the frozen part.
+        device: cpu, mps or cuda.
+        precision: fp32, bf16 or fp16.
+
+    Raises:
+        InputError: the recipe's options do not fit its network.
+        WorldError: pretrained weights cannot be had.
+    """
+    model = build_model(recipe)
+    freeze(model, recipe.network.train_blocks)
+    if recipe.network.train_blocks < 0:
+        prepare_model(model, training.images)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = build_optimiser(recipe.optimiser, model)
+    generator = Generator().manual_seed(recipe.seed)
+    flips = None
+    if recipe.augment.flip_mode == "alternate":
+        flips = draw_flips(len(training), probability=recipe.augment.flip, generator=generator)
+    return State(
+        model,
+        optimiser,
+        plateau(recipe.schedule, optimiser),
+        average_of(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
+        GradScaler(device, enabled=precision == "fp16"),
+        generator,
+        flips,
+    )
 
 
 def save_state(state: State, folder: Path) -> None:
-    """Write last.ckpt, whole: tensors and plain values only, so that it loads without running code."""
-    values: dict[str, Any] = {name: getattr(state, name) for name in PLAIN}
+    """Write last.ckpt: tensors and plain values only, so that it loads without running code."""
+    values: dict[str, Any] = {name: getattr(state, name) for name in VALUES}
     values |= {
+        "format": FORMAT,
         "model": state.model.state_dict(),
         "optimiser": state.optimiser.state_dict(),
         "plateau": state.plateau.state_dict() if state.plateau else None,
         "average": state.average.state_dict() if state.average else None,
-        "precision": state.precision.state_dict(),
+        "scaler": state.scaler.state_dict(),
         "generator": state.generator.get_state(),
         "dropout_cpu": torch.get_rng_state(),
         "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    write_whole(folder / CHECKPOINT, lambda file: torch.save(values, file))
+    write_checkpoint(folder, values)
 
 
 def restore_state(state: State, folder: Path) -> None:
-    """Bring a freshly built state to where last.ckpt was written.
+    """Bring a new state to where last.ckpt was written.
 
     Raises:
         WorldError: there is no checkpoint, it is damaged, or it is of another recipe or version.
     """
     path = folder / CHECKPOINT
     try:
-        take_over(state, torch.load(path, map_location="cpu", weights_only=True))
+        load_values(state, torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise WorldError(f"{folder} holds no {CHECKPOINT} to resume from: train anew with --overwrite.") from None
     except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
@@ -98,18 +145,24 @@ def restore_state(state: State, folder: Path) -> None:
         ) from None
 
 
-def take_over(state: State, values: dict[str, Any]) -> None:
-    """Set a state to the values of a checkpoint."""
+def load_values(state: State, values: dict[str, Any]) -> None:
+    """Set a state to the values of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint has another format.
+    """
+    if values.get("format") != FORMAT:
+        raise ValueError(f"The checkpoint has the format {values.get('format')}: {FORMAT} is read.")
     state.model.load_state_dict(values["model"])
     state.optimiser.load_state_dict(values["optimiser"])
     if state.plateau:
         state.plateau.load_state_dict(values["plateau"])
     if state.average:
         state.average.load_state_dict(values["average"])
-    state.precision.load_state_dict(values["precision"])
+    state.scaler.load_state_dict(values["scaler"])
     state.generator.set_state(values["generator"])
     torch.set_rng_state(values["dropout_cpu"])
     if torch.cuda.is_available() and values["dropout_cuda"]:
         torch.cuda.set_rng_state_all(values["dropout_cuda"])
-    for name in PLAIN:
+    for name in VALUES:
         setattr(state, name, values[name])

@@ -35,7 +35,9 @@ def columns_of(lines: list[str], title: str) -> list[str]:
     return lines[start:end]
 
 
-def test_two_runs_that_were_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_trained_runs_are_compared_without_a_new_test_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["-m", "cnn", "-e", "1", "-b", "100", "-l", "1e-3", "-d", "cpu", "--data", "sample"]
     for seed in (0, 1):
         assert cifar("train", *flags, "--seed", seed, "-s", tmp_path / f"seed-{seed}") == 0
@@ -45,7 +47,7 @@ def test_two_runs_that_were_trained(tmp_path: Path, capsys: pytest.CaptureFixtur
     output = capsys.readouterr().out
     assert output.startswith("SAMPLE OF CIFAR-10: 200 test images")
     assert "luck of the seed" in output
-    assert (tmp_path / "seed-0" / "summary.json").read_text() == before  # no new reading
+    assert (tmp_path / "seed-0" / "summary.json").read_text() == before  # no new test evaluation
     accuracy = json.loads(before)["test_accuracy"]
     assert f"{accuracy:.2%}" in output
     # Once evaluated on validation it cannot be compared with the other any more.
@@ -109,7 +111,7 @@ def test_json_and_save_hold_the_same(folders: list[Path], tmp_path: Path, capsys
     (["good-0", "bad-0", "--save", "good-1"], 2, "no file that can be written"),
     (["good-0", "bare"], 1, "bare has no predictions.npz: make it with `cifar evaluate bare`"),
 ])  # fmt: skip
-def test_bad_input(
+def test_bad_input_is_one_sentence(
     arguments: list[str], code: int, words: str, folders: list[Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -124,26 +126,28 @@ def test_bad_input(
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not here")
-def test_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_published_networks_are_ranked_with_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CIFAR_HOME", str(tmp_path / "home"))
     shutil.copytree(SHARED / "published-predictions", tmp_path / "home" / "references")
     (tmp_path / "home" / "references").chmod(0o755)
     labels = np.load(SHARED / "label-errors" / "cifar10_test_labels.npy").astype(np.int64)
     folders = [
-        make_run(tmp_path / name, labels, make_probs(labels, share, seed=0), recipe=recipe, data="CIFAR-10")
-        for name, share, recipe in (("better", 0.935, resnet()), ("worse", 0.7, None))
+        make_run(tmp_path / name, labels, make_probs(labels, fraction, seed=0), recipe=recipe, data="CIFAR-10")
+        for name, fraction, recipe in (("better", 0.935, resnet()), ("worse", 0.7, None))
     ]
     assert cifar("compare", folders[0], "--published") == 0
     lines = capsys.readouterr().out.splitlines()
     rows = columns_of(lines, "rank ")[1:-1]  # the last explains a column
     assert len(rows) == 31
     assert rows[0].split()[:3] == ["1", "shake_shake_26_2x64d_SSI_cutout16", "97.11%"]
-    ours = [row for row in rows if "> better" in row]
-    assert len(ours) == 1
-    assert lines[-1].startswith(f"better ranks {ours[0].split()[0]} of 31:")
+    own_rows = [row for row in rows if "> better" in row]
+    assert len(own_rows) == 1
+    assert lines[-1].startswith(f"better ranks {own_rows[0].split()[0]} of 31:")
     assert cifar("compare", *folders, "--published", "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert [one["run"] for one in result["published"]] == ["better", "worse"]
-    assert [len(one["models"]) for one in result["published"]] == [30, 30]
+    assert [ranking["run"] for ranking in result["published"]] == ["better", "worse"]
+    assert [len(ranking["models"]) for ranking in result["published"]] == [30, 30]
     assert result["published"][1]["rank"] == 31
     assert len(result["pairs"]) == 1

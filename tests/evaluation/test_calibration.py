@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
 from cifar.evaluation.calibration import (
@@ -17,7 +18,7 @@ from cifar.evaluation.calibration import (
     expected_gap,
     fit_temperature,
 )
-from cifar.evaluation.metrics import torchmetrics_classification
+from cifar.models.repair import repair_torchvision
 
 
 def draw(num_images: int, *, sharpness: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -27,26 +28,39 @@ def draw(num_images: int, *, sharpness: float = 2.0, seed: int = 0) -> tuple[Ten
     return probs, torch.multinomial(probs, 1, generator=generator)[:, 0]
 
 
-def test_equal_bins_give_torchmetrics_error() -> None:
-    metrics = torchmetrics_classification()
+def test_equal_bins_give_the_error_of_torchmetrics() -> None:
+    repair_torchvision()  # which torchmetrics imports
+    metrics = pytest.importorskip("torchmetrics.functional.classification")
     for seed in range(5):
         probs, labels = draw(997, seed=seed)
         bins = equal_bins(probs, labels)
-        assert sum(one.count for one in bins) == 997
+        assert sum(bin_.count for bin_ in bins) == 997
         theirs = metrics.multiclass_calibration_error(probs, labels, num_classes=10, n_bins=15).item()
         assert expected_gap(bins) == pytest.approx(theirs, abs=1e-6)
-        assert calibration_error(probs, labels) == pytest.approx(theirs, abs=1e-7)
-        for one in bins:
-            confidences = probs.max(dim=1).values
-            inside = [index for index, value in enumerate(confidences.tolist()) if one.low < value <= one.high]
-            assert one.count == len(inside)
+        assert calibration_error(probs, labels) == pytest.approx(theirs, abs=1e-6)
 
 
-def test_adaptive_bins_hold_equally_many() -> None:
+def test_calibration_error_equals_a_slow_loop() -> None:
+    for seed in range(5):
+        probs, labels = draw(997, sharpness=30.0, seed=seed)  # some confidences round to exactly 1
+        slow = 0.0
+        for number, bin_ in enumerate(equal_bins(probs, labels)):
+            assert (bin_.low, bin_.high) == pytest.approx((number / 15, (number + 1) / 15))
+            rows = zip(probs.tolist(), labels.tolist(), strict=True)
+            inside = [
+                (max(row), row.index(max(row)) == label) for row, label in rows if bin_.low < max(row) <= bin_.high
+            ]
+            assert bin_.count == len(inside)
+            slow += abs(sum(confidence for confidence, _ in inside) - sum(hit for _, hit in inside)) / 997
+        assert calibration_error(probs, labels) == pytest.approx(slow, abs=1e-12)
+        assert (probs == 1).any()
+
+
+def test_adaptive_bins_hold_equally_many_images() -> None:
     probs, labels = draw(1000)
     bins = adaptive_bins(probs, labels)
-    assert {one.count for one in bins} == {66, 67}
-    assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
+    assert {bin_.count for bin_ in bins} == {66, 67}
+    assert [bin_.confidence for bin_ in bins] == sorted(bin_.confidence for bin_ in bins)
     order = sorted(range(1000), key=lambda index: probs[index].max().item())
     first = order[: bins[0].count]
     assert bins[0].confidence == pytest.approx(sum(probs[index].max().item() for index in first) / len(first))
@@ -58,20 +72,20 @@ def test_adaptive_bins_hold_equally_many() -> None:
 def test_few_images_leave_bins_empty() -> None:
     probs, labels = draw(4)
     for bins in (equal_bins(probs, labels), adaptive_bins(probs, labels)):
-        assert sum(one.count for one in bins) == 4
-        assert all(math.isnan(one.accuracy) == (one.count == 0) for one in bins)
+        assert sum(bin_.count for bin_ in bins) == 4
+        assert all(math.isnan(bin_.accuracy) == (bin_.count == 0) for bin_ in bins)
         assert 0 <= expected_gap(bins) <= 1
 
 
-def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large() -> None:
+def test_calibration_error_is_small_of_a_calibrated_and_large_of_an_overconfident_model() -> None:
     probs, labels = draw(50_000)
     assert calibration_error(probs, labels) < 0.01
     assert adaptive_calibration_error(probs, labels) < 0.012
-    surer = at_temperature(probs, 0.4)
-    assert calibration_error(surer, labels) > 0.1
+    overconfident = at_temperature(probs, 0.4)
+    assert calibration_error(overconfident, labels) > 0.1
 
 
-def test_brier_score() -> None:
+def test_brier_score_equals_a_slow_loop_and_its_ends() -> None:
     probs, labels = draw(50)
     slow = 0.0
     for row, label in zip(probs.tolist(), labels.tolist(), strict=True):
@@ -83,14 +97,39 @@ def test_brier_score() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_the_temperature_that_was_applied_is_found_again(temperature: float) -> None:
+def test_fit_temperature_finds_the_temperature_that_was_applied(temperature: float) -> None:
     probs, labels = draw(50_000)
     changed = at_temperature(probs, 1 / temperature)
     assert fit_temperature(changed, labels) == pytest.approx(temperature, rel=0.03)
     torch.testing.assert_close(at_temperature(changed, temperature), probs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_temperature_changes_no_prediction_and_survives_certainty() -> None:
+@pytest.mark.parametrize("sharpness", [0.5, 2.0, 6.0])
+def test_fit_temperature_equals_scipys_minimum(sharpness: float) -> None:
+    for seed in range(3):
+        probs, labels = draw(800, sharpness=sharpness, seed=seed)
+        for temperature in (0.2, 1.0, 3.0):
+            log_probs = at_temperature(probs, temperature).double().log()
+
+            def loss(log_temperature: float, log_probs: Tensor = log_probs, labels: Tensor = labels) -> float:
+                return F.cross_entropy(log_probs / math.exp(log_temperature), labels).item()
+
+            minimum = minimize_scalar(
+                loss, bounds=(math.log(0.05), math.log(20)), method="bounded", options={"xatol": 1e-8}
+            )
+            fitted = fit_temperature(at_temperature(probs, temperature), labels)
+            assert math.log(fitted) == pytest.approx(minimum.x, abs=1e-5)
+            assert loss(math.log(fitted)) <= minimum.fun + 1e-12
+
+
+def test_fit_temperature_stops_at_its_bounds() -> None:
+    labels = torch.arange(10)
+    right = at_temperature(torch.eye(10), 30.0)  # any lower temperature is better, if every image is right
+    assert fit_temperature(right, labels) == pytest.approx(0.05)
+    assert fit_temperature(right, labels.roll(1)) == pytest.approx(20)
+
+
+def test_at_temperature_keeps_predictions_and_survives_certainty() -> None:
     probs, labels = draw(200)
     for temperature in (0.1, 1.0, 10.0):
         assert torch.equal(at_temperature(probs, temperature).argmax(1), probs.argmax(1))

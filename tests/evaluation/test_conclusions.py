@@ -1,4 +1,4 @@
-"""The words of a comparison: who is better and whether that is sure, in every case and both ways round."""
+"""The words of a comparison: which is better and whether that is certain, in every case and both ways round."""
 
 from typing import Any
 
@@ -20,22 +20,21 @@ def pair(first: str, second: str, difference: float, p: float, *, half: float = 
 
 
 def comparison(pairs: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for one in pairs for name in (one["first"], one["second"])))
+    names = list(dict.fromkeys(name for each in pairs for name in (each["first"], each["second"])))
     return {
         "split": "test",
         "num_images": 10_000,
-        "runs": [{"run": name, "accuracy": 0.9 - place / 100} for place, name in enumerate(names)],
+        "runs": [{"run": name, "accuracy": 0.9 - rank / 100} for rank, name in enumerate(names)],
         "pairs": pairs,
         "recipes": [{"recipe": name, "seeds": [0], "repeats": []} for name in names],
         "recipe_pairs": [],
-        "published": None,
     } | parts
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_two_runs(swapped: bool) -> None:
-    one = pair("quick", "resnet", -0.0315, 1e-9) if swapped else pair("resnet", "quick", 0.0315, 1e-9)
-    assert conclude(comparison([one])) == [
+def test_two_runs_give_the_same_sentence_in_either_order(swapped: bool) -> None:
+    better_first, worse_first = pair("resnet", "quick", 0.0315, 1e-9), pair("quick", "resnet", -0.0315, 1e-9)
+    assert conclude(comparison([worse_first if swapped else better_first])) == [
         "resnet is better than quick by 3.15 points, 95 % interval 2.55 to 3.75, McNemar p < 0.001 (paired over 10,000 "
         "test images; one seed each, so the luck of the seed is not in it)."
     ]
@@ -56,11 +55,11 @@ def test_two_seeds_of_one_recipe_are_called_that() -> None:
     (0.001, 0.8, "a and b cannot be told apart"),
     (0.0, 1.0, "a and b cannot be told apart: a leads by 0.00 points"),
 ])  # fmt: skip
-def test_verdicts(difference: float, p: float, words: str) -> None:
+def test_verdict_needs_both_p_and_interval(difference: float, p: float, words: str) -> None:
     assert words in verdict(pair("a", "b", difference, p), p=p)
 
 
-def test_several_runs() -> None:
+def test_the_best_of_several_runs_is_named_with_those_behind() -> None:
     pairs = [pair("a", "b", 0.01, 0.001), pair("a", "c", 0.02, 0.2), pair("b", "c", 0.01, 0.0)]
     (sentence,) = conclude(comparison(pairs))
     assert sentence.startswith("a is ahead: it is better than b and cannot be told apart from c (")
@@ -72,36 +71,27 @@ def recipe_pair(p: float | None, interval: list[float], *, holm_p: float | None 
     return {"first": "a", "second": "b", "difference": -0.02, "welch": welch, "hierarchical_interval": interval}
 
 
-@pytest.mark.parametrize("one, words, others", [
+@pytest.mark.parametrize("welch_pair, words, absent", [
     (recipe_pair(0.004, [-0.035, -0.005]),
      "b (2 seeds) is better than a (3 seeds) by 2.00 points in the mean; Welch's 95 % interval over the seeds 1.00 to "
-     "3.00, p = 0.004; over seeds and images 0.50 to 3.50.", "holds 0"),
-    (recipe_pair(0.004, [-0.045, 0.005]), "over seeds and images -0.50 to 4.50, which holds 0.", "corrected"),
+     "3.00, p = 0.004; over seeds and images 0.50 to 3.50.", "contains 0"),
+    (recipe_pair(0.004, [-0.045, 0.005]), "over seeds and images -0.50 to 4.50, which contains 0.", "corrected"),
     (recipe_pair(0.02, [-0.035, -0.005], holm_p=0.06), "p = 0.020, p = 0.060 corrected", "is better than b by"),
     (recipe_pair(None, [-0.035, -0.005]), "Welch's test says nothing", "p ="),
 ])  # fmt: skip
-def test_recipes(one: dict[str, Any], words: str, others: str) -> None:
+def test_recipes_are_told_apart_by_seeds_and_by_images(welch_pair: dict[str, Any], words: str, absent: str) -> None:
     recipes = [
         {"recipe": "a", "seeds": [0, 1, 2], "repeats": []},
         {"recipe": "b", "seeds": [0, 1], "repeats": []},
         {"recipe": "c", "seeds": [0], "repeats": []},
     ]
-    sentences = conclude(comparison([pair("x", "y", 0.01, 0.1)], recipes=recipes, recipe_pairs=[one]))
+    sentences = conclude(comparison([pair("x", "y", 0.01, 0.1)], recipes=recipes, recipe_pairs=[welch_pair]))
     assert words in sentences[1]
-    assert others not in sentences[1]
+    assert absent not in sentences[1]
     assert sentences[2] == "One seed only, so nothing is said of the recipe: c."
 
 
-def test_place_among_published_networks() -> None:
-    models = [{"difference": d, "holm_p": p} for d, p in ((0.05, 0.0), (0.01, 0.3), (-0.01, 0.01), (-0.1, 0.0))]
-    result = comparison([], published=[{"run": "ours", "rank": 3, "num_ranked": 5, "models": models}])
-    assert conclude(result) == [
-        "ours ranks 3 of 5: 1 of the published networks better, 2 worse, 1 that cannot be told apart from it "
-        "(McNemar p against 0.05, corrected for 4)."
-    ]
-
-
-def test_figures() -> None:
+def test_figures_are_rounded_and_signed() -> None:
     assert [p_words(p) for p in (0, 0.0009, 0.001, 0.0344, 1)] == [
         "p < 0.001", "p < 0.001", "p = 0.001", "p = 0.034", "p = 1.000",
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Generator
 
 from cifar.data.split import CLASSES
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
-from cifar.evaluation.metrics import wilson_interval
+from cifar.evaluation.intervals import wilson_interval
 
 
 def test_an_evaluation_agrees_with_itself_and_is_json() -> None:
@@ -28,8 +28,8 @@ def test_an_evaluation_agrees_with_itself_and_is_json() -> None:
     assert evaluation["loss"] == pytest.approx(-probs[torch.arange(203), labels].log().mean().item(), rel=1e-5)
     bins = evaluation["reliability"]
     assert len(bins) == 15
-    assert sum(one["count"] for one in bins) == 203
-    gaps = [one["count"] * abs(one["accuracy"] - one["confidence"]) for one in bins if one["count"]]
+    assert sum(bin_["count"] for bin_ in bins) == 203
+    gaps = [bin_["count"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in bins if bin_["count"]]
     assert evaluation["calibration_error"] == pytest.approx(sum(gaps) / 203, abs=1e-6)
     assert 0 < evaluation["adaptive_calibration_error"] < 1
     target = torch.eye(10)[labels]
@@ -55,25 +55,26 @@ def test_empty_bins_are_none_in_json() -> None:
     assert (bins[14]["count"], bins[14]["accuracy"]) == (1, 1.0)
 
 
-def test_a_temperature_is_fitted_on_one_set_and_told_of_the_other() -> None:
+def test_a_temperature_is_fitted_on_one_set_and_judged_on_another() -> None:
     generator = Generator().manual_seed(0)
-    honest = (1.5 * torch.randn(8000, 10, generator=generator)).softmax(dim=1)
-    labels = torch.multinomial(honest, 1, generator=generator).flatten()
-    surer = (2 * honest.log()).softmax(dim=1)
-    scaling = temperature_scaling(surer[:4000], labels[:4000], surer[4000:], labels[4000:])
+    calibrated = (1.5 * torch.randn(8000, 10, generator=generator)).softmax(dim=1)
+    labels = torch.multinomial(calibrated, 1, generator=generator).flatten()
+    overconfident = (2 * calibrated.log()).softmax(dim=1)
+    scaling = temperature_scaling(overconfident[:4000], labels[:4000], overconfident[4000:], labels[4000:])
     json.dumps(scaling, allow_nan=False)
     assert scaling["temperature"] == pytest.approx(2, rel=0.05)
     assert (scaling["fitted_on"], scaling["num_fitted"]) == ("validation", 4000)
-    told = evaluate(surer[4000:], labels[4000:], split="test")
-    assert scaling["before"] == {key: told[key] for key in ("loss", "calibration_error")}
+    expected = evaluate(overconfident[4000:], labels[4000:], split="test")
+    assert scaling["before"] == {key: expected[key] for key in ("loss", "calibration_error")}
     assert scaling["after"]["loss"] < scaling["before"]["loss"]
     assert scaling["after"]["calibration_error"] < 0.03 < scaling["before"]["calibration_error"]
-    # What is told changes nothing of what is fitted.
+    # What it is judged on changes nothing of what is fitted.
     assert (
-        temperature_scaling(surer[:4000], labels[:4000], surer[:9], labels[:9])["temperature"] == scaling["temperature"]
+        temperature_scaling(overconfident[:4000], labels[:4000], overconfident[:9], labels[:9])["temperature"]
+        == scaling["temperature"]
     )
 
 
-def test_nothing_is_no_evaluation() -> None:
-    with pytest.raises(ValueError, match="n must be"):
+def test_no_images_give_no_evaluation() -> None:
+    with pytest.raises(ValueError, match="There are no images"):
         evaluate(torch.empty(0, 10), torch.empty(0, dtype=torch.int64), split="test")

@@ -9,7 +9,7 @@ import scipy.stats
 from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from cifar.evaluation.metrics import wilson_interval
+from cifar.evaluation.intervals import wilson_interval
 from cifar.evaluation.paired import (
     compare_pair,
     error_overlap,
@@ -43,7 +43,7 @@ def test_table_counts_every_case(hits: tuple[Hits, Hits]) -> None:
 
 
 def test_bootstrap_of_the_table_is_that_of_the_images(hits: tuple[Hits, Hits]) -> None:
-    ours = paired_interval(outcome_table(*hits), generator=default_rng(0), num_resamples=40_000)
+    own = paired_interval(outcome_table(*hits), generator=default_rng(0), num_resamples=40_000)
     generator, differences = default_rng(1), []
     for _ in range(20_000):  # the slow one: images drawn one by one, each with both its outcomes
         drawn = generator.integers(0, 300, 300)
@@ -59,8 +59,8 @@ def test_bootstrap_of_the_table_is_that_of_the_images(hits: tuple[Hits, Hits]) -
         rng=default_rng(2),
     ).confidence_interval
     # One image is 0.33 points: the ends may differ by the luck of the resamples, by no more than that.
-    assert ours == pytest.approx(slow, abs=1 / 300 + 1e-9)
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=1 / 300 + 1e-9)
+    assert own == pytest.approx(slow, abs=1 / 300 + 1e-9)
+    assert own == pytest.approx((theirs.low, theirs.high), abs=1 / 300 + 1e-9)
     assert slow[1] - slow[0] > 0.05
 
 
@@ -81,18 +81,18 @@ def test_bootstrap_at_both_ends_and_by_seed() -> None:
     assert wide[0] < narrow[0] < 0.02 < narrow[1] < wide[1]
 
 
-def test_paired_interval_covers() -> None:
+def test_paired_interval_covers_as_often_as_it_says() -> None:
     cells = np.array([0.87, 0.05, 0.03, 0.05])  # the first is truly better by 2 points
     tables = default_rng(0).multinomial(10_000, cells, size=2_000)
     low, high = paired_interval(tables, generator=default_rng(1), num_resamples=999)
     assert np.mean((low <= 0.02) & (high >= 0.02)) == pytest.approx(0.95, abs=0.015)
 
 
-@pytest.mark.parametrize("num_images, share", [(10_000, 0.93), (10_000, 0.5), (200, 0.8)])
-def test_wilson_interval_covers(num_images: int, share: float) -> None:
-    counts, times = np.unique(default_rng(0).binomial(num_images, share, size=2_000), return_counts=True)
+@pytest.mark.parametrize("num_images, fraction", [(10_000, 0.93), (10_000, 0.5), (200, 0.8)])
+def test_wilson_interval_covers_as_often_as_it_says(num_images: int, fraction: float) -> None:
+    counts, times = np.unique(default_rng(0).binomial(num_images, fraction, size=2_000), return_counts=True)
     ends = np.array([wilson_interval(int(count), num_images) for count in counts])
-    covered = (ends[:, 0] <= share) & (share <= ends[:, 1])
+    covered = (ends[:, 0] <= fraction) & (fraction <= ends[:, 1])
     assert times[covered].sum() / 2_000 == pytest.approx(0.95, abs=0.015)
 
 
@@ -137,8 +137,8 @@ def test_holm_is_the_closure_of_bonferroni() -> None:
     assert holm([]) == []
 
 
-def test_error_overlap(hits: tuple[Hits, Hits]) -> None:
-    wrong = [set(np.flatnonzero(~one).tolist()) for one in hits]
+def test_error_overlap_is_shared_errors_of_all(hits: tuple[Hits, Hits]) -> None:
+    wrong = [set(np.flatnonzero(~each).tolist()) for each in hits]
     assert error_overlap(*hits) == pytest.approx(len(wrong[0] & wrong[1]) / len(wrong[0] | wrong[1]))
     assert error_overlap(hits[0], hits[0]) == 1
     assert error_overlap(hits[0], ~hits[0]) == 0
@@ -161,13 +161,13 @@ def test_majority_equals_a_slow_count() -> None:
 
 
 def test_a_vote_outweighs_any_probability() -> None:
-    sure, unsure = np.eye(10)[[3]], np.full((1, 10), 0.09)
-    unsure[0, 7] = 0.19
-    assert majority_vote(np.stack([sure, unsure, unsure]).astype(np.float32))[0].tolist() == [7]
-    assert majority_vote(np.stack([sure, unsure]).astype(np.float32)) == (np.array([3]), 1)
+    certain, uncertain = np.eye(10)[[3]], np.full((1, 10), 0.09)
+    uncertain[0, 7] = 0.19
+    assert majority_vote(np.stack([certain, uncertain, uncertain]).astype(np.float32))[0].tolist() == [7]
+    assert majority_vote(np.stack([certain, uncertain]).astype(np.float32)) == (np.array([3]), 1)
 
 
-def test_a_pair_from_its_definitions() -> None:
+def test_compare_pair_follows_its_definitions() -> None:
     labels = np.array([0, 1, 2, 3, 4, 5])
     first = np.array([0, 1, 2, 3, 9, 9])
     second = np.array([0, 1, 8, 8, 9, 7])

@@ -8,7 +8,7 @@ import scipy.stats
 from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from cifar.evaluation.metrics import mean_interval
+from cifar.evaluation.intervals import mean_interval
 from cifar.evaluation.paired import outcome_table, paired_interval
 from cifar.evaluation.seeds import hierarchical_interval, seed_weights, welch
 
@@ -29,7 +29,7 @@ def test_welch_equals_its_formula() -> None:
     assert test["p"] == pytest.approx(2 * scipy.stats.t.sf(difference / error, degrees))
 
 
-def test_welch_where_seeds_agree() -> None:
+def test_welch_gives_no_test_where_seeds_agree() -> None:
     same = {"difference": pytest.approx(0.1), "interval": None, "p": None, "degrees_of_freedom": None}
     assert welch([0.9, 0.9], [0.8, 0.8, 0.8]) == same
     half = welch([0.9, 0.9], [0.8, 0.82])  # a warning would be an error here
@@ -38,7 +38,7 @@ def test_welch_where_seeds_agree() -> None:
 
 
 def welch_coverage(sizes: tuple[int, int], spreads: tuple[float, float]) -> float:
-    """How many of 2,000 intervals hold the true difference, as a share."""
+    """How many of 2,000 intervals hold the true difference, as a fraction."""
     generator, covered = default_rng(0), 0
     for _ in range(2_000):
         first = generator.normal(93.0, spreads[0], sizes[0])
@@ -49,7 +49,7 @@ def welch_coverage(sizes: tuple[int, int], spreads: tuple[float, float]) -> floa
 
 
 @pytest.mark.parametrize("sizes, spreads", [((5, 5), (0.2, 0.2)), ((8, 8), (0.1, 0.4))])
-def test_welch_interval_covers(sizes: tuple[int, int], spreads: tuple[float, float]) -> None:
+def test_welch_interval_covers_as_often_as_it_says(sizes: tuple[int, int], spreads: tuple[float, float]) -> None:
     assert welch_coverage(sizes, spreads) == pytest.approx(0.95, abs=0.015)
 
 
@@ -58,18 +58,18 @@ def test_welch_interval_of_three_seeds_each_is_wide() -> None:
     assert 0.95 <= welch_coverage((3, 3), (0.2, 0.2)) <= 0.98
 
 
-def test_student_interval_covers() -> None:
+def test_student_interval_covers_as_often_as_it_says() -> None:
     draws = default_rng(0).normal(93.0, 0.2, (2_000, 3))
     ends = np.array([mean_interval(values)[2] for values in draws.tolist()])
     assert np.mean((ends[:, 0] <= 93.0) & (ends[:, 1] >= 93.0)) == pytest.approx(0.95, abs=0.015)
 
 
-def make_hits(num_seeds: int, share: float, *, seed: int, num_images: int = 200, spread: float = 0.02) -> Hits:
+def make_hits(num_seeds: int, fraction: float, *, seed: int, num_images: int = 200, spread: float = 0.02) -> Hits:
     """Hits [S, N] on images of one difficulty for all, seeds of different luck."""
     generator = default_rng(seed)
     hard = default_rng(0).random(num_images)
-    shares = share + generator.normal(0, spread, (num_seeds, 1))
-    return np.asarray(hard + generator.normal(0, 0.1, (num_seeds, num_images)) < shares)
+    fractions = fraction + generator.normal(0, spread, (num_seeds, 1))
+    return np.asarray(hard + generator.normal(0, 0.1, (num_seeds, num_images)) < fractions)
 
 
 def test_hierarchical_bootstrap_equals_a_slow_loop() -> None:
@@ -77,9 +77,9 @@ def test_hierarchical_bootstrap_equals_a_slow_loop() -> None:
     ends = hierarchical_interval(first, second, generator=default_rng(0), num_resamples=20_000)
     generator, differences = default_rng(1), []
     for _ in range(10_000):
-        one, other = first[generator.integers(0, 3, 3)], second[generator.integers(0, 2, 2)]
+        drawn, other = first[generator.integers(0, 3, 3)], second[generator.integers(0, 2, 2)]
         images = generator.integers(0, 200, 200)
-        differences.append(one[:, images].mean() - other[:, images].mean())
+        differences.append(drawn[:, images].mean() - other[:, images].mean())
     slow = np.quantile(differences, [0.025, 0.975])
     assert ends == pytest.approx(slow, abs=0.004)
     assert slow[1] - slow[0] > 0.05

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cifar.errors import InputError
-from cifar.models import MODELS, build_model, check_name, prepare_model
+from cifar.models import FACTORIES, build_model, prepare_model
 from cifar.recipes import Recipe, recipe_for, with_settings
+from cifar.recipes.names import MODELS, check_name
 
 # Large ones differ from their family by numbers alone: they are built and counted in test_networks.
 NAMES = [
@@ -142,11 +143,26 @@ def test_options_reach_the_network() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "cnn"])
-def test_windows_that_a_network_cannot_take_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} takes no images of 28 pixels: leave out window and window_epochs"):
-        build_model(recipe_of(name, "window=28", "window_epochs=1"))
+def test_early_images_that_a_network_cannot_take_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"early_image_size is 24: {name} takes no images of that size"):
+        build_model(recipe_of(name, "early_image_size=24", "early_epochs=1"))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "speednet", "timm:vit_tiny_patch16_224"])  # this one enlarges them
-def test_windows_of_a_network_that_takes_any_size(name: str) -> None:
-    assert build_model(recipe_of(name, "window=28", "window_epochs=1")).training
+@pytest.mark.parametrize("name", ["resnet20", "speednet"])
+def test_early_images_of_a_network_that_takes_any_size(name: str) -> None:
+    assert build_model(recipe_of(name, "early_image_size=24", "early_epochs=1")).training
+
+
+def test_early_images_that_a_network_would_enlarge_are_refused() -> None:
+    with pytest.raises(InputError, match="early_image_size is 32, which previt enlarges"):
+        build_model(recipe_of("previt", "image_size=64", "early_image_size=32", "early_epochs=1"), pretrained=False)
+
+
+def test_names_and_factories_are_the_same() -> None:
+    assert tuple(FACTORIES) == MODELS
+
+
+@pytest.mark.parametrize("name", ["resnet20", "speednet", "previt"])
+def test_a_model_has_no_switch_for_epochs_or_kernels(name: str) -> None:
+    for module in build(name).modules():
+        assert not {"early", "in_c", "early_image_size"} & set(vars(module))

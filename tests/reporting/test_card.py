@@ -76,28 +76,28 @@ def test_the_hubs_library_reads_the_header(name: str, tmp_path: Path) -> None:
 
 def tables(text: str) -> list[list[list[str]]]:
     """Every table of a card, by a Markdown parser: rows of cells."""
-    found: list[list[list[str]]] = []
+    rows_by_table: list[list[list[str]]] = []
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     for before, token in zip([None, *tokens], tokens, strict=False):
         if token.type == "table_open":
-            found.append([])
+            rows_by_table.append([])
         elif token.type == "tr_open":
-            found[-1].append([])
+            rows_by_table[-1].append([])
         elif before is not None and before.type in ("th_open", "td_open"):
-            found[-1][-1].append(token.content)
-    return found
+            rows_by_table[-1][-1].append(token.content)
+    return rows_by_table
 
 
 def test_the_card_holds_what_the_folder_says(tmp_path: Path) -> None:
-    reading = {"time": "2026-11-24T09:41:48+00:00", "purpose": "result of the run"}
-    folder = changed_run(tmp_path / "run", evaluation=CALIBRATION, summary={"test_readings": [reading]})
+    test_evaluation = {"time": "2026-11-24T09:41:48+00:00", "purpose": "result of the run"}
+    folder = changed_run(tmp_path / "run", evaluation=CALIBRATION, summary={"test_readings": [test_evaluation]})
     summary = json.loads((folder / "summary.json").read_text())
     text = model_card(folder)
     for words in (
         "91.27%", "90.70% to 91.81%", "90.58%, epoch 50 of 50", "one run, seed 0", "269,722 parameters",
         summary["data_sha256"], "45,000 images to train on", "5,000 of the training images held out",
         summary["command"], summary["machine"]["processor"], "64.7 min", summary["commit"], "torch 2.13.0+cpu",
-        "1: every one is counted", "2026-11-24T09:41:48+00:00: result of the run",
+        "1: each is counted", "2026-11-24T09:41:48+00:00: result of the run",
         "286 of its 10,000 images", "54 of its labels", "not for decisions about people", "MIT licence",
         f"load_model({json.dumps(str(folder))})", "withdrew in 2020",
         "![Counts of true against predicted classes](confusion.png)", "](curves.png)",
@@ -119,23 +119,25 @@ def test_the_card_holds_what_the_folder_says(tmp_path: Path) -> None:
 
 def test_what_older_runs_lack_is_left_out(tmp_path: Path) -> None:
     text = model_card(RESULTS / "cnn")
-    assert "### By class" in text
+    assert "### Per class" in text
     assert "alibration" not in text
     folder = changed_run(tmp_path / "run", evaluation={**CALIBRATION, "temperature_scaling": None})
     assert "Brier" in model_card(folder)
     assert "temperature" not in model_card(folder)
     (folder / "evaluation.json").unlink()
-    assert "By class" not in model_card(folder)
+    assert "Per class" not in model_card(folder)
     assert "91.27%" in model_card(folder)
     held_none = changed_run(tmp_path / "none", summary={"validation_accuracy": None, "num_validation": 0})
     assert "none: no images were held out" in model_card(held_none)
     assert "none held out. The test images" in model_card(held_none)
 
 
-def test_other_splits_and_views_are_named(tmp_path: Path) -> None:
+def test_another_split_and_other_views_than_the_recipes_are_named(tmp_path: Path) -> None:
     folder = changed_run(tmp_path / "run", evaluation={"split": "validation", "num_images": 5000, "views": "shift"})
-    assert "Of 5,000 validation images, views shift; accuracy" in model_card(folder)
-    assert "views" not in model_card(RESULTS / "resnet").partition("### By class")[2].partition("## Data")[0]
+    assert "Of 5,000 validation images, test-time augmentation shift; accuracy" in model_card(folder)
+    per_class = model_card(RESULTS / "resnet").partition("### Per class")[2].partition("## Data")[0]
+    assert per_class
+    assert "augmentation" not in per_class
 
 
 def test_a_sample_says_so_in_capitals_and_gives_the_hub_no_result(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_sample_says_so_in_capitals_and_gives_the_hub_no_result(tmp_path: Path
     assert "model-index" not in card.data.to_dict()
 
 
-def test_the_card_for_a_repository() -> None:
+def test_the_card_for_a_repository_names_it() -> None:
     text = model_card(RESULTS / "cnn", repository="someone/small-net")
     assert ModelCard(text).data.model_name == "small-net"
     assert "# someone/small-net\n" in text
@@ -158,7 +160,7 @@ def test_the_card_for_a_repository() -> None:
     compile(code, "card", "exec")
 
 
-def test_names_that_mean_something_elsewhere(tmp_path: Path) -> None:
+def test_names_with_markup_are_escaped(tmp_path: Path) -> None:
     folder = changed_run(tmp_path / "a 'b\" $c", summary={"command": "cifar train -s 'a\nb' `x` | y"})
     text = model_card(folder)
     code = text.partition("```python\n")[2].partition("```")[0]
@@ -190,7 +192,9 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path) -> None:
         ({"model": "mine:net"}, "other", "", "in the module `mine` of whoever trained it"),
     ],
 )
-def test_licences(fields: dict[str, str], licence: str, base: str, words: str, tmp_path: Path) -> None:
+def test_the_licence_is_that_of_the_pretrained_weights(
+    fields: dict[str, str], licence: str, base: str, words: str, tmp_path: Path
+) -> None:
     recipe = json.loads(to_json(recipe_for("resnet"))) | fields
     assert licence_and_base(from_mapping(recipe, origin="a test")) == (licence, base)
     folder = changed_run(tmp_path / "run", summary={"recipe": recipe})
@@ -202,7 +206,7 @@ def test_licences(fields: dict[str, str], licence: str, base: str, words: str, t
     assert "/home/me" not in card.text.partition("## Licence")[2]
 
 
-def test_where_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card_is_written_to_the_run_or_to_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = changed_run(tmp_path / "run")
     assert cifar("card", folder) == 0
     assert capsys.readouterr().out.strip() == str(folder / "card.md")
@@ -213,10 +217,12 @@ def test_where_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unfinished = changed_run(tmp_path / "unfinished", summary={"finished": False})
+    untested = changed_run(tmp_path / "untested", summary={"test_accuracy": None})
     for code, words, arguments in (
         (2, "not a run folder", (tmp_path,)),
         (2, "name one of its folds", (RESULTS / "cnn-crossval",)),
-        (2, "is not finished", (unfinished,)),
+        (2, "is not finished: `cifar train --resume", (unfinished,)),
+        (2, "has no test result yet: `cifar evaluate", (untested,)),
         (2, "is a folder", (RESULTS / "cnn", "-o", tmp_path)),
     ):
         assert cifar("card", *arguments) == code

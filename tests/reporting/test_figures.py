@@ -1,7 +1,7 @@
-"""Pictures: the files are whole, the texts are in them, and what they show is what they were given."""
+"""Pictures: they have their size, the texts are in them, and what they show is what they were given."""
 
+import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,7 @@ from cifar.reporting.figures import (
     contact_figure,
     contact_sheet,
     curves_figure,
-    draw_confusion,
-    draw_contact_sheet,
-    draw_curves,
+    png,
     runs_figure,
 )
 
@@ -56,43 +54,28 @@ def words(figure: Any) -> set[str]:
     return {text.get_text() for text in texts(figure)}
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
+def pixels_of(content: bytes) -> np.ndarray:
+    """The pixels of a PNG file, uint8 [H, W, 3]."""
+    with Image.open(io.BytesIO(content)) as picture:
         assert picture.format == "PNG"
-        picture.load()
         assert len(picture.convert("L").getcolors() or range(257)) > 10  # not blank
-        return picture.size
+        return np.asarray(picture.convert("RGB"))
 
 
 @pytest.mark.parametrize("note", ["", NOTE])
-def test_files_are_whole_and_of_the_size_of_their_figures(tmp_path: Path, note: str) -> None:
-    rows = make_rows([0.4, 0.6, 0.5])
-    path = tmp_path / "picture.png"
-    path.write_bytes(b"a former picture")
-    for figure, draw in (
-        (curves_figure(rows, title=TITLE, note=note), lambda: draw_curves(rows, path, title=TITLE, note=note)),
-        (
-            confusion_figure(CONFUSION, title=TITLE, note=note),
-            lambda: draw_confusion(CONFUSION, path, title=TITLE, note=note),
-        ),
-        (
-            contact_figure(IMAGES, LABELS, title=TITLE, note=note),
-            lambda: draw_contact_sheet(IMAGES, LABELS, path, title=TITLE, note=note),
-        ),
+def test_pictures_have_the_size_of_their_figures_with_title_and_note(note: str) -> None:
+    for figure in (
+        curves_figure(make_rows([0.4, 0.6, 0.5]), title=TITLE, note=note),
+        confusion_figure(CONFUSION, title=TITLE, note=note),
+        contact_figure(IMAGES, LABELS, title=TITLE, note=note),
     ):
-        draw()
-        assert size_of(path) == pytest.approx(tuple(figure.get_size_inches() * DOTS), abs=1)
-        assert [entry.name for entry in tmp_path.iterdir()] == ["picture.png"]
+        for dots in (DOTS, 50):
+            height, width = pixels_of(png(figure, dots=dots)).shape[:2]
+            assert (width, height) == pytest.approx(tuple(figure.get_size_inches() * dots), abs=1)
         assert TITLE in words(figure)
         assert (NOTE.upper() in words(figure)) == bool(note)
         assert not {text.get_parse_math() for text in texts(figure) if text.get_text() == TITLE} - {False}
         assert min(text.get_fontsize() for text in texts(figure)) >= 9
-
-
-def test_a_folder_that_is_not_there_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="absent"):
-        draw_confusion(CONFUSION, tmp_path / "absent" / "confusion.png", title=TITLE)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_curves_show_the_numbers_and_the_first_of_the_best() -> None:
@@ -110,48 +93,49 @@ def test_curves_show_the_numbers_and_the_first_of_the_best() -> None:
     assert [axes.get_ylabel() for axes in (losses, accuracies)] == ["loss (nats)", "accuracy (%)"]
 
 
-def test_one_epoch_is_a_point_at_a_whole_number(tmp_path: Path) -> None:
-    rows = make_rows([0.4])
-    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
-    for axes in curves_figure(rows, title=TITLE).axes:
+def test_one_epoch_is_a_point_at_a_whole_number() -> None:
+    figure = curves_figure(make_rows([0.4]), title=TITLE)
+    pixels_of(png(figure))
+    for axes in figure.axes:
         assert axes.lines[0].get_marker() == "o"
         low, high = axes.get_xlim()
         assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
-def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
-    rows = make_rows([math.nan, math.nan])
-    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
-    figure = curves_figure(rows, title=TITLE)
+def test_without_validation_there_is_no_best_epoch() -> None:
+    figure = curves_figure(make_rows([math.nan, math.nan]), title=TITLE)
+    pixels_of(png(figure))
     assert [len(axes.lines) for axes in figure.axes] == [1, 1, 1]
     assert "validation" not in words(figure)
 
 
-def test_values_that_no_axis_holds_are_left_out(tmp_path: Path) -> None:
+def test_values_that_no_axis_holds_are_left_out() -> None:
     rows = make_rows([0.3, math.nan, 0.4])
     rows[1] |= {"train_loss": math.inf, "learning_rate": 0.0}
     rows[2]["learning_rate"] = 1e-12  # the end of a decay to zero: the axis does not follow it
-    draw_curves(rows, tmp_path / "curves.png", title=TITLE)
-    losses, _, rates = curves_figure(rows, title=TITLE).axes
+    figure = curves_figure(rows, title=TITLE)
+    pixels_of(png(figure))
+    losses, _, rates = figure.axes
     assert np.isnan(losses.lines[0].get_ydata()).tolist() == [False, True, False]
     assert np.isnan(rates.lines[0].get_ydata()).tolist() == [False, True, False]
     assert rates.get_ylim()[0] > 1e-6
     nothing = [row | {"train_loss": math.nan, "learning_rate": 0.0} for row in make_rows([math.nan])]
-    draw_curves(nothing, tmp_path / "curves.png", title=TITLE)
+    pixels_of(png(curves_figure(nothing, title=TITLE)))
 
 
-def test_confusion_shows_each_count_in_its_place(tmp_path: Path) -> None:
+def test_confusion_shows_each_count_in_its_place() -> None:
     counts = np.array(CONFUSION)
     counts[3] = 0  # a class without images
     counts[4, 5] = 4321
-    draw_confusion(counts.tolist(), tmp_path / "confusion.png", title=TITLE)
-    axes, scale = confusion_figure(counts.tolist(), title=TITLE).axes
+    figure = confusion_figure(counts.tolist(), title=TITLE)
+    pixels_of(png(figure))
+    axes, scale = figure.axes
     shown = {text.get_position(): text.get_text() for text in axes.texts}
     for row in range(10):
         for predicted in range(10):
             assert shown[predicted, row] == f"{counts[row, predicted]:,}"
-    shares = np.asarray(axes.images[0].get_array())
-    assert shares.sum(axis=1) == pytest.approx([0 if row == 3 else 100 for row in range(10)])
+    percentages = np.asarray(axes.images[0].get_array())
+    assert percentages.sum(axis=1) == pytest.approx([0 if row == 3 else 100 for row in range(10)])
     for axis in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in axis] == list(CLASSES)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
@@ -168,12 +152,10 @@ def test_the_sheet_holds_the_first_images_of_each_class() -> None:
             assert (sheet[top : top + ENLARGED, left : left + ENLARGED] == expected).all()
 
 
-def test_the_sheet_is_in_the_file_dot_for_dot(tmp_path: Path) -> None:
-    draw_contact_sheet(IMAGES, LABELS, tmp_path / "sheet.png", title=TITLE)
+def test_the_sheet_is_in_the_picture_dot_for_dot() -> None:
     sheet = contact_sheet(IMAGES, LABELS)
-    with Image.open(tmp_path / "sheet.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
     height, width = sheet.shape[:2]
+    pixels = pixels_of(png(contact_figure(IMAGES, LABELS, title=TITLE)))
     assert np.array_equal(pixels[80 : 80 + height, 170 : 170 + width], sheet)
 
 
@@ -188,7 +170,7 @@ def test_several_runs_share_a_page() -> None:
     for num_runs in (1, 2, 3):
         runs = {f"run {number}": rows[: number + 1] for number in range(num_runs)}
         figure = runs_figure(runs, title="all of them")
-        assert [part.get_suptitle() for part in figure.subfigs] == list(runs)
+        assert [strip.get_suptitle() for strip in figure.subfigs] == list(runs)
         assert len(figure.axes) == 3 * num_runs
         lengths = [len(axes.lines[0].get_xdata()) for axes in figure.axes[::3]]  # type: ignore[arg-type]
         assert lengths == list(range(1, num_runs + 1))

@@ -1,6 +1,6 @@
-"""The reliability diagram shows the bins of evaluation.json; the gallery, what was wrong and sure, or the reverse."""
+"""The reliability diagram shows the bins of evaluation.json; the gallery, confident errors and uncertain hits."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from cifar.evaluation.evaluate import evaluate
-from cifar.reporting.figures import DOTS
-from cifar.reporting.mistakes import draw_mistakes, largest_mistakes, mistakes_figure
-from cifar.reporting.reliability import draw_reliability, reliability_figure
+from cifar.reporting import mistakes
+from cifar.reporting.figures import DOTS, png
+from cifar.reporting.mistakes import largest_mistakes, mistakes_figure, percent
+from cifar.reporting.reliability import reliability_figure
 
 TITLE, NOTE = "resnet20: $costs$ a_b", "sample of CIFAR-10: not a result"
 SCALING = {
@@ -35,18 +36,17 @@ def words(figure: Any) -> str:
 
 @pytest.mark.parametrize("note", ["", NOTE])
 @pytest.mark.parametrize("scaling", [None, SCALING])
-def test_the_diagram_shows_the_bins(note: str, scaling: dict[str, Any] | None, tmp_path: Path) -> None:
+def test_the_diagram_shows_the_bins(note: str, scaling: dict[str, Any] | None) -> None:
     probs, labels = draw(300)
     evaluation = evaluate(probs, labels, split="test") | {"temperature_scaling": scaling}
-    draw_reliability(evaluation, tmp_path / "reliability.png", title=TITLE, note=note)
     figure = reliability_figure(evaluation, title=TITLE, note=note)
-    with Image.open(tmp_path / "reliability.png") as picture:
+    with Image.open(io.BytesIO(png(figure))) as picture:
         assert picture.size == pytest.approx(tuple(figure.get_size_inches() * DOTS), abs=1)
     upper, lower = figure.axes
-    filled = [one for one in evaluation["reliability"] if one["count"]]
+    filled = [bin_ for bin_ in evaluation["reliability"] if bin_["count"]]
     bars = [patch for patch in upper.patches if isinstance(patch, Rectangle)]
-    assert [bar.get_height() for bar in bars] == pytest.approx([100 * one["accuracy"] for one in filled])
-    assert upper.lines[1].get_xdata() == pytest.approx([100 * one["confidence"] for one in filled])
+    assert [bar.get_height() for bar in bars] == pytest.approx([100 * bin_["accuracy"] for bin_ in filled])
+    assert upper.lines[1].get_xdata() == pytest.approx([100 * bin_["confidence"] for bin_ in filled])
     assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(100)  # type: ignore[attr-defined]
     assert ("1.23%" in words(figure)) == bool(scaling)
     assert f"calibration error {evaluation['calibration_error']:.2%}" in words(figure)
@@ -58,24 +58,26 @@ def test_a_slow_search_finds_the_same_mistakes() -> None:
     probs, labels = draw(80)
     errors, hits = largest_mistakes(probs, labels, count=12)
     rows = list(zip(probs.max(1).values.tolist(), probs.argmax(1).tolist(), labels.tolist(), range(80), strict=True))
-    wrong = sorted((-sure, index) for sure, predicted, label, index in rows if predicted != label)
-    right = sorted((sure, index) for sure, predicted, label, index in rows if predicted == label)
+    wrong = sorted((-confidence, index) for confidence, predicted, label, index in rows if predicted != label)
+    right = sorted((confidence, index) for confidence, predicted, label, index in rows if predicted == label)
     assert errors.tolist() == [index for _, index in wrong[:12]]
     assert hits.tolist() == [index for _, index in right[:12]]
 
 
-def test_without_errors_or_hits_a_half_is_empty(tmp_path: Path) -> None:
+def test_without_errors_or_hits_a_half_is_empty() -> None:
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     labels = torch.tensor([1, 2, 3])
     certain = torch.eye(10)[labels]
-    assert [len(part) for part in largest_mistakes(certain, labels, count=12)] == [0, 3]
-    assert [len(part) for part in largest_mistakes(certain.roll(1, 1), labels, count=12)] == [3, 0]
-    draw_mistakes(images, labels, certain, tmp_path / "mistakes.png", title=TITLE)
-    assert "most confident errors: none" in words(mistakes_figure(images, labels, certain, title=TITLE))
+    assert [len(half) for half in largest_mistakes(certain, labels, count=12)] == [0, 3]
+    assert [len(half) for half in largest_mistakes(certain.roll(1, 1), labels, count=12)] == [3, 0]
+    figure = mistakes_figure(images, labels, certain, title=TITLE)
+    assert "most confident errors: none" in words(figure)
+    with Image.open(io.BytesIO(png(figure, dots=mistakes.DOTS))) as picture:
+        assert picture.size == pytest.approx(tuple(figure.get_size_inches() * mistakes.DOTS), abs=1)
 
 
 @pytest.mark.parametrize("with_people", [True, False])
-def test_captions_say_label_prediction_and_people(with_people: bool, tmp_path: Path) -> None:
+def test_captions_say_label_prediction_and_people(with_people: bool) -> None:
     images = torch.arange(2, dtype=torch.uint8)[:, None, None, None].expand(2, 3, 32, 32) * 200
     labels = torch.tensor([3, 9])
     probs = torch.full((2, 10), 0.05)
@@ -92,14 +94,11 @@ def test_captions_say_label_prediction_and_people(with_people: bool, tmp_path: P
     shown = [int(np.asarray(image.get_array())[5, 5, 0]) for image in axes.images]
     assert shown == [0, 200]
     assert NOTE.upper() in words(figure)
-    draw_mistakes(images, labels, probs, tmp_path / "mistakes.png", title=TITLE, people=people)
-    assert (tmp_path / "mistakes.png").stat().st_size > 10_000
+    assert len(png(figure, dots=mistakes.DOTS)) > 10_000
 
 
 @pytest.mark.parametrize(
     "probability, text", [(1.0, "100.00%"), (0.99999, "over 99.99%"), (0.9999, "99.99%"), (0.5, "50.00%")]
 )
 def test_less_than_certain_never_reads_as_certain(probability: float, text: str) -> None:
-    from cifar.reporting.mistakes import percent
-
     assert percent(probability) == text

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 from browser import needs_browser, open_page
-from made_runs import make_probs
+from made_runs import make_predictions, make_probs
 from numpy.typing import NDArray
 
 from cifar.cli import app, run_app
-from cifar.data.split import Split
 from cifar.evaluation.evaluate import evaluate
-from cifar.evaluation.testing import write_predictions
-from cifar.reporting.records import distinct_names, read_records
+from cifar.recipes import recipe_for, to_mapping, with_fields
+from cifar.reporting.records import read_records
 from cifar.reporting.report import changed_fields, render, shaded_confusion
 from cifar.reporting.vectors import short_number, style
 
@@ -45,7 +44,7 @@ def test_the_page_of_a_run_holds_what_its_folder_says(pages: Path) -> None:
         f"{summary['test_accuracy']:.2%}",
         f"{summary['test_interval'][0]:.2%} to {summary['test_interval'][1]:.2%}",
         f"{summary['parameters']:,}",
-        f"Readings of the test set: {len(summary['test_readings'])}",
+        f"Test evaluations: {len(summary['test_readings'])}",
         summary["commit"],
         summary["data_sha256"],
         summary["command"],
@@ -75,7 +74,7 @@ def test_all_that_was_computed_is_shown(pages: Path) -> None:
         f"{references['people']['soft_cross_entropy']:.4f}",
         f"mean accuracy {corruptions['mean_accuracy']:.2%}",
         "these are not its images",
-        f"Views an image: {corruptions['views']}; without corruption: {corruptions['clean_accuracy']:.2%}",
+        f"Test-time augmentation: {corruptions['views']}; without corruption: {corruptions['clean_accuracy']:.2%}",
         "data:image/webp",
     ):
         assert text in html, text
@@ -111,7 +110,7 @@ def test_a_sample_says_so_and_markup_in_names_stays_text(tmp_path: Path) -> None
     shutil.copytree(RESULTS / "cnn", folder)
     summary = json.loads((folder / "summary.json").read_text())
     (folder / "summary.json").write_text(json.dumps(summary | {"data": "SAMPLE OF CIFAR-10: NOT A RESULT"}))
-    html = render(read_records([folder]), command="cifar report")
+    html = render(read_records([folder]), command="cifar report", comparison=None)
     assert '<p class="warn">SAMPLE OF CIFAR-10: NOT A RESULT</p>' in html
     assert "<b>run" not in html
     assert "&lt;b&gt;run &amp; $x$" in html
@@ -120,7 +119,7 @@ def test_a_sample_says_so_and_markup_in_names_stays_text(tmp_path: Path) -> None
 def test_a_run_without_evaluation_names_the_command(tmp_path: Path) -> None:
     shutil.copytree(RESULTS / "cnn", tmp_path / "bare")
     (tmp_path / "bare" / "evaluation.json").unlink()
-    html = render(read_records([tmp_path / "bare"]), command="cifar report")
+    html = render(read_records([tmp_path / "bare"]), command="cifar report", comparison=None)
     assert "cifar evaluate bare" in html
     assert "Confusion" not in html
 
@@ -131,37 +130,48 @@ LABELS = np.arange(10_000) % 10
 def predicted_run(folder: Path, probs: NDArray[np.float32]) -> Path:
     """A copy of a recorded run with other predictions, and the evaluation that belongs to them."""
     shutil.copytree(RESULTS / "cnn", folder)
-    own, labels = torch.from_numpy(probs), torch.from_numpy(LABELS)
+    other = evaluate(torch.from_numpy(probs), torch.from_numpy(LABELS), split="test")
     evaluation = json.loads((folder / "evaluation.json").read_text())
     unscaled = {"temperature_scaling": None, "views": "none", "passes_an_image": 1}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation | unscaled | evaluate(own, labels, split="test")))
-    write_predictions(folder, own, Split(torch.empty(0), labels), split="test")
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | unscaled | other))
+    make_predictions(folder, LABELS, probs, split="test")
     return folder
 
 
+def report_of(folders: list[Path], output: Path) -> str:
+    """The page that `cifar report` writes of these runs."""
+    assert cifar("report", *folders, "-o", output) == 0
+    return output.read_text()
+
+
 def test_runs_with_predictions_are_compared_on_their_images(tmp_path: Path) -> None:
-    probs = [make_probs(LABELS, share, seed=seed) for seed, share in enumerate((0.9, 0.8))]
+    probs = [make_probs(LABELS, fraction, seed=seed) for seed, fraction in enumerate((0.8, 0.9))]
     folders = [predicted_run(tmp_path / name, own) for name, own in zip("ab", probs, strict=True)]
-    html = render(read_records(folders), command="cifar report")
-    better, worse = ((own.argmax(axis=1) == LABELS).mean() for own in probs)
-    assert f"<td>a less b</td><td>{100 * (better - worse):+.2f}</td>" in html
+    summary = json.loads((folders[1] / "summary.json").read_text())
+    (folders[1] / "summary.json").write_text(
+        json.dumps(summary | {"test_accuracy": 0.9, "test_interval": [0.89, 0.91]})
+    )
+    html = report_of(folders, tmp_path / "report.html")
+    worse, better = ((own.argmax(axis=1) == LABELS).mean() for own in probs)
+    assert f"<td>b minus a</td><td>{100 * (better - worse):+.2f}</td>" in html
     assert "McNemar p &lt; 0.001" in html
     (folders[1] / "predictions.npz").unlink()
-    html = render(read_records(folders), command="cifar report")
+    html = report_of(folders, tmp_path / "report.html")
     assert "Not compared:" in html
-    assert "a less b" not in html
+    assert "b has no predictions.npz" in html
+    assert "b minus a" not in html
 
 
 def test_a_comparison_names_runs_as_the_page_does(tmp_path: Path) -> None:
     """Two folders of one name are told apart by as little as it takes, never by where they lie on this machine."""
     probs = make_probs(LABELS, 0.9, seed=0)
     folders = [predicted_run(tmp_path / name / "run", probs) for name in "xy"]
-    html = render(read_records(folders), command="cifar report")
-    assert "<td>x/run less y/run</td><td>0.00</td>" in html
-    assert str(tmp_path) not in html
+    html = report_of(folders, tmp_path / "report.html")
+    assert "<td>x/run minus y/run</td><td>0.00</td>" in html
+    assert str(tmp_path) not in html.partition("<footer")[0]  # which holds the command
 
 
-def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_tested_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cifar("report", tmp_path) == 2
     assert "is not a run folder" in capsys.readouterr().err
     shutil.copytree(RESULTS / "cnn", tmp_path / "cnn")
@@ -184,19 +194,31 @@ def test_the_default_place_is_the_runs_folder(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "a" / "report.html").exists()
 
 
-def test_names_are_as_short_as_they_can_be() -> None:
-    assert distinct_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
-    assert distinct_names([Path("/x/a"), Path("/y/a")]) == ["x/a", "y/a"]
-    assert distinct_names([Path("/x/cv/fold-0"), Path("/x/a")]) == ["cv/fold-0", "a"]
-
-
-def test_small_things() -> None:
-    assert [short_number(number) for number in (50, 1500, 2e6, 3e9)] == ["50", "1.5k", "2M", "3G"]
+def test_numbers_styles_and_shades() -> None:
+    assert [short_number(number) for number in (50, 1500, 2e6, 3e9)] == ["50", "1.5k", "2M", "3B"]
     assert len({style(index) for index in range(28)}) == 28
     assert shaded_confusion([[9, 0], [1, 3]]) == [[(9, 1.0), (0, 0.0)], [(1, 0.5), (3, 0.866)]]
-    assert changed_fields({"model": "cnn", "lr": 0.1, "momentum": 0.9, "flip": 0.5}) == {
-        "model": "cnn", "lr": "0.1", "flip": "0.5",
-    }  # fmt: skip
+
+
+def test_changed_fields_are_those_not_at_their_default_and_those_without_one() -> None:
+    recipe = with_fields(recipe_for("cnn"), flip=0.5, seed=7, momentum=0.9)
+    changed = changed_fields(to_mapping(recipe))
+    assert {"flip": "0.5", "seed": "7", "model": "cnn", "lr": f"{recipe.optimiser.lr}"}.items() <= changed.items()
+    assert {"model", "epochs", "batch_size", "lr"} <= changed.keys()
+    assert "momentum" not in changed
+    assert "views" not in changed
+
+
+def test_retired_fields_of_older_summaries_are_left_out_where_they_did_nothing() -> None:
+    older = {"window": 0, "window_epochs": 0, "winograd": True, "compile": "auto"}
+    recipe = to_mapping(recipe_for("resnet"))
+    assert changed_fields(recipe | older) == changed_fields(recipe)
+    assert changed_fields(recipe | older | {"window": 24})["window"] == "24"
+    for path in RESULTS.glob("*/summary.json"):
+        recorded = json.loads(path.read_text())["recipe"]
+        changed = changed_fields(recorded)
+        assert changed["model"] == recorded["model"]
+        assert not changed.keys() & older.keys()
 
 
 @needs_browser

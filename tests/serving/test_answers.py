@@ -1,4 +1,4 @@
-"""What the demo shows of a run, without a server."""
+"""What the demo shows of a run, tested without a server."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from cifar.errors import InputError
 from cifar.files import write_json
 from cifar.runs import SUMMARY
 from cifar.serving import answers
-from cifar.serving.answers import class_probs, looked_at, overlay, read_shown
+from cifar.serving.answers import class_probs, explanation, load_runs, overlay
 from cifar.serving.explain import explain
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
@@ -33,30 +33,30 @@ def image(sample: Dataset) -> Tensor:
     return load(sample, "train").images[3]
 
 
-def test_the_probabilities_are_the_networks(run: Path, image: Tensor) -> None:
-    (shown,) = read_shown([run], device="cpu")
-    probs = class_probs(image, shown)
+def test_class_probs_are_the_predictions_of_the_network(run: Path, image: Tensor) -> None:
+    (demo_run,) = load_runs([run], device="cpu")
+    probs = class_probs(image, demo_run)
     assert list(probs) == list(CLASSES)
     torch.testing.assert_close(torch.tensor([*probs.values()]), load_model(run, device="cpu").predict(image).probs[0])
 
 
-def test_the_picture_is_the_image_and_the_heat(run: Path, image: Tensor) -> None:
-    (shown,) = read_shown([run], device="cpu")
-    picture, words = looked_at(image, shown)
+def test_the_picture_shows_the_image_and_the_heat_map(run: Path, image: Tensor) -> None:
+    (demo_run,) = load_runs([run], device="cpu")
+    picture, words = explanation(image, demo_run)
     assert picture is not None
     name = load_model(run, device="cpu").predict(image).names[0]
-    assert f"what speaks for {name}." in words
+    assert f"evidence for {name}." in words
     assert "Grad-CAM" in words
     pixels = np.asarray(picture)
     assert pixels.shape == (320, 660, 4)
     np.testing.assert_array_equal(pixels[5::10, 5:320:10, :3], image.permute(1, 2, 0))
     assert (pixels[:, 320:340, 3] == 0).all()
-    label = CLASSES.index(name)  # of the mean of both views
-    expected = overlay(image, explain(shown.classifier.network, image, label=label))
+    label = CLASSES.index(name)  # by the mean of both views
+    expected = overlay(image, explain(demo_run.classifier.network, image, label=label))
     np.testing.assert_array_equal(pixels, np.asarray(expected))
 
 
-def test_heat_is_from_dark_to_bright(image: Tensor) -> None:
+def test_the_heat_map_goes_from_dark_to_bright(image: Tensor) -> None:
     heat = torch.zeros(32, 32)
     heat[:, 16:] = 1
     pixels = np.asarray(overlay(torch.zeros_like(image), heat).convert("RGB")).astype(int)
@@ -65,16 +65,16 @@ def test_heat_is_from_dark_to_bright(image: Tensor) -> None:
     np.testing.assert_array_equal(hot, np.rint(0.6 * np.array([253, 231, 37])))
 
 
-def test_a_network_that_cannot_be_explained_says_so(tmp_path: Path, image: Tensor) -> None:
-    (shown,) = read_shown([make_untrained(tmp_path / "run", "untrained_runs:flat")], device="cpu")
-    picture, words = looked_at(image, shown)
+def test_a_network_that_cannot_be_explained_has_words_and_no_picture(tmp_path: Path, image: Tensor) -> None:
+    (demo_run,) = load_runs([make_untrained(tmp_path / "run", "untrained_runs:flat")], device="cpu")
+    picture, words = explanation(image, demo_run)
     assert picture is None
     assert "cannot be explained" in words
-    assert len(class_probs(image, shown)) == 10
+    assert len(class_probs(image, demo_run)) == 10
 
 
-def test_the_card_is_there_and_tells_no_path(run: Path) -> None:
-    recorded, untrained = read_shown([RESULTS / "cnn", run], device="cpu")
+def test_the_card_holds_the_result_and_no_path(run: Path) -> None:
+    recorded, untrained = load_runs([RESULTS / "cnn", run], device="cpu")
     accuracy = json.loads((RESULTS / "cnn" / SUMMARY).read_text())["test_accuracy"]
     assert f"{accuracy:.2%}" in recorded.card
     assert recorded.card.startswith("# cnn")
@@ -83,21 +83,21 @@ def test_the_card_is_there_and_tells_no_path(run: Path) -> None:
     assert (recorded.name, untrained.name) == ("cnn", "mine")
 
 
-def test_a_run_on_the_sample_is_called_so(tmp_path: Path) -> None:
+def test_a_run_on_the_sample_has_a_warning(tmp_path: Path) -> None:
     run = make_untrained(tmp_path / "run", "cnn")
-    assert read_shown([run], device="cpu")[0].warning == ""
+    assert load_runs([run], device="cpu")[0].warning == ""
     write_json(run / SUMMARY, {"data": "SAMPLE OF CIFAR-10", "finished": False})
-    (shown,) = read_shown([run], device="cpu")
-    assert shown.warning == "SAMPLE OF CIFAR-10: run HAS SEEN 1,000 IMAGES AND KNOWS NEXT TO NOTHING"
-    assert shown.card.startswith("There is no card")
+    (demo_run,) = load_runs([run], device="cpu")
+    assert demo_run.warning == "run: SAMPLE OF CIFAR-10: TRAINED ON 1,000 IMAGES, KNOWS NEXT TO NOTHING"
+    assert demo_run.card.startswith("There is no card")
 
 
 def test_the_same_run_twice_is_refused(run: Path) -> None:
-    with pytest.raises(InputError, match="the same"):
-        read_shown([run, run], device="cpu")
+    with pytest.raises(InputError, match="given twice"):
+        load_runs([run, run], device="cpu")
 
 
-def test_pixels_are_enlarged_one_by_one() -> None:
+def test_enlarging_repeats_every_pixel() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     large = answers.enlarge(pixels)
     assert isinstance(large, Image.Image)

@@ -1,4 +1,4 @@
-"""Attention rollout against token-by-token loops and timm's own unfused attention."""
+"""Attention rollout against loops over tokens and timm's own unfused attention."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def random_maps(num: int, *, heads: int, tokens: int) -> list[Tensor]:
 
 
 def sharpen(network: nn.Module) -> nn.Module:
-    """Larger weights, so that attention is far from even."""
+    """Larger weights, so that attention is far from uniform."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -30,33 +30,33 @@ def sharpen(network: nn.Module) -> nn.Module:
 
 
 def slow_attention(tokens: Tensor, weight: Tensor, bias: Tensor, *, num_heads: int) -> Tensor:
-    """What every token takes of every token, [heads, T, T], a head, a row and a cell at a time; tokens [T, D]."""
+    """Attention [heads, T, T] of tokens [T, D], one head, row and column at a time."""
     num, width = tokens.shape
     size = width // num_heads
-    found = torch.zeros(num_heads, num, num)
+    attention = torch.zeros(num_heads, num, num)
     for head in range(num_heads):
         rows = slice(head * size, (head + 1) * size)
         query = tokens @ weight[:width][rows].T + bias[:width][rows]
         key = tokens @ weight[width : 2 * width][rows].T + bias[width : 2 * width][rows]
         for i in range(num):
             scores = torch.stack([query[i].dot(key[j]) / size**0.5 for j in range(num)])
-            found[head, i] = scores.exp() / scores.exp().sum()
-    return found
+            attention[head, i] = scores.exp() / scores.exp().sum()
+    return attention
 
 
-def test_our_attention_is_that_of_a_slow_loop(pixels: Tensor) -> None:
+def test_attention_maps_of_our_transformer_equal_a_slow_loop(pixels: Tensor) -> None:
     network = sharpen(vit_tiny())
     assert isinstance(network, VisionTransformer)
     maps = attention_maps(network, pixels)
-    assert [tuple(one.shape) for one in maps] == 4 * [(2, 64, 64)]
+    assert [tuple(attention.shape) for attention in maps] == 4 * [(2, 64, 64)]
     with torch.no_grad():
         tokens = network.patches(network.normalise(pixels)).flatten(2).transpose(1, 2) + network.positions
-        for block, found in zip(network.blocks[:2], maps, strict=False):
+        for block, fast in zip(network.blocks[:2], maps, strict=False):
             attention = block.attention
             normal = block.norm1(tokens)[0]
             slow = slow_attention(normal, attention.qkv.weight, attention.qkv.bias, num_heads=2)
-            assert torch.allclose(found, slow, atol=1e-5)
-            assert slow.std() > 0.005  # not even
+            assert torch.allclose(fast, slow, atol=1e-5)
+            assert slow.std() > 0.005  # not uniform
             value = (normal @ attention.qkv.weight[128:].T + attention.qkv.bias[128:]).view(64, 2, 32)
             mixed = torch.einsum("hij,jhd->ihd", slow, value).reshape(64, 64)
             assert torch.allclose(attention.out(mixed), attention(normal[None])[0], atol=1e-5)
@@ -64,7 +64,7 @@ def test_our_attention_is_that_of_a_slow_loop(pixels: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
-def test_timms_attention_is_that_of_its_unfused_path(name: str, pixels: Tensor) -> None:
+def test_attention_maps_of_timm_equal_its_unfused_path(name: str, pixels: Tensor) -> None:
     network = sharpen(build_timm(name, pretrained=False, size_of_weights=False)).double()
     assert isinstance(network, Pretrained)
     pixels = pixels.double()
@@ -83,14 +83,14 @@ def test_timms_attention_is_that_of_its_unfused_path(name: str, pixels: Tensor) 
     assert heat.shape == (10, 10)  # 160 pixels in patches of 16
     flow = rollout(caught)
     first = 0 if network.network.pool_include_prefix else 1
-    reached = flow[0] if network.network.global_pool == "token" else flow[first:].mean(0)
-    assert torch.allclose(heat.flatten(), reached[1:], atol=1e-9)
+    pooled = flow[0] if network.network.global_pool == "token" else flow[first:].mean(0)
+    assert torch.allclose(heat.flatten(), pooled[1:], atol=1e-9)
 
 
 def test_rollout_is_the_sum_over_all_paths() -> None:
-    """Three blocks of four tokens: the share of j in i is the sum over every path of halved attention and stays."""
+    """Three blocks of four tokens: how much of j is in i is the sum over all paths, half attention, half residual."""
     maps = random_maps(3, heads=2, tokens=4)
-    steps = [(one.mean(0) + torch.eye(4)) / 2 for one in maps]
+    steps = [(attention.mean(0) + torch.eye(4)) / 2 for attention in maps]
     slow = torch.zeros(4, 4)
     for i in range(4):
         for a in range(4):
@@ -107,16 +107,16 @@ def test_rows_of_a_rollout_sum_to_one(pixels: Tensor) -> None:
         assert torch.allclose(flow.sum(1), torch.ones(len(flow)), atol=1e-5)
 
 
-def test_attention_to_itself_moves_nothing() -> None:
+def test_attention_of_each_token_to_itself_is_the_identity() -> None:
     assert torch.equal(rollout(5 * [torch.eye(6).expand(2, 6, 6)]), torch.eye(6))
 
 
-def test_a_head_that_reads_the_mean_sees_every_patch_once() -> None:
-    even = rollout_map(vit_tiny().eval(), torch.zeros(1, 3, 32, 32))
-    assert torch.isclose(even.sum(), torch.tensor(1.0), atol=1e-5)
+def test_the_rollout_of_a_mean_head_sums_to_one() -> None:
+    heat = rollout_map(vit_tiny().eval(), torch.zeros(1, 3, 32, 32))
+    assert torch.isclose(heat.sum(), torch.tensor(1.0), atol=1e-5)
 
 
-def test_only_plain_transformers_are_plain() -> None:
+def test_only_plain_transformers_are_recognised_as_plain() -> None:
     plain = {name: is_plain_transformer(build_timm(name, pretrained=False, size_of_weights=False).network) for name in
              ("test_vit", "test_vit3", "test_resnet")}  # fmt: skip
     assert plain == {"test_vit": True, "test_vit3": False, "test_resnet": False}  # the third pools by attention

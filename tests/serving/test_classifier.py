@@ -1,4 +1,4 @@
-"""`load_model(run).predict(images)`: the same answers whatever way the pixels come."""
+"""`load_model(run).predict(images)`: the same predictions for every form of input."""
 
 import io
 import subprocess
@@ -25,7 +25,7 @@ from cifar.serving.classifier import Classifier, to_images
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a CNN with random weights whose recipe wants two views."""
+    """A run of a CNN with random weights whose recipe averages over two views."""
     return make_untrained(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
 
 
@@ -39,7 +39,7 @@ def images(sample: Dataset) -> Tensor:
     return load(sample, "train").images[:7]
 
 
-def test_every_way_in_gives_the_same(classifier: Classifier, images: Tensor, tmp_path: Path) -> None:
+def test_every_form_of_input_gives_the_same_predictions(classifier: Classifier, images: Tensor, tmp_path: Path) -> None:
     channels_last = images.permute(0, 2, 3, 1)
     pictures = [Image.fromarray(image.numpy()) for image in channels_last]
     paths = [tmp_path / f"{number}.png" for number in range(len(images))]
@@ -53,40 +53,40 @@ def test_every_way_in_gives_the_same(classifier: Classifier, images: Tensor, tmp
         tuple(paths), list(map(str, paths)), mixed, channels_last.flip(0).flip(0), channels_last.numpy()[::-1][::-1],
     ):  # fmt: skip
         assert torch.equal(classifier.predict(given).probs, expected)
-    for one in (images[0], channels_last[0], channels_last[0].numpy(), pictures[0], paths[0], str(paths[0])):
-        assert classifier.predict(one).probs.shape == (1, 10)
-        torch.testing.assert_close(classifier.predict(one).probs, expected[:1])
+    for image in (images[0], channels_last[0], channels_last[0].numpy(), pictures[0], paths[0], str(paths[0])):
+        assert classifier.predict(image).probs.shape == (1, 10)
+        torch.testing.assert_close(classifier.predict(image).probs, expected[:1])
 
 
-def test_it_is_the_evaluation_s_own_path(classifier: Classifier, run: Path, images: Tensor) -> None:
+def test_predictions_equal_those_of_the_evaluation(classifier: Classifier, run: Path, images: Tensor) -> None:
     for views in ("none", "mirror", "shift"):
         expected = predict(load_network(run), images, views=views)
         assert torch.equal(classifier.predict(images, views=views).probs, expected)
-    own = predict(load_network(run), images, views="mirror")
-    assert torch.equal(classifier.predict(images).probs, own)
-    torch.testing.assert_close(classifier.predict(images, batch_size=2).probs, own)
+    expected = predict(load_network(run), images, views="mirror")
+    assert torch.equal(classifier.predict(images).probs, expected)
+    torch.testing.assert_close(classifier.predict(images, batch_size=2).probs, expected)
 
 
-def test_what_comes_out(classifier: Classifier, images: Tensor) -> None:
-    found = classifier.predict(images)
-    assert len(found) == 7
-    assert found.probs.dtype == torch.float32
-    torch.testing.assert_close(found.probs.sum(1), torch.ones(7))
-    assert found.classes == CLASSES
-    assert found.names == [CLASSES[label] for label in found.labels.tolist()]
-    for probs, row in zip(found.probs, found.top(10), strict=True):
+def test_predictions_have_probabilities_labels_names_and_top_classes(classifier: Classifier, images: Tensor) -> None:
+    predictions = classifier.predict(images)
+    assert len(predictions) == 7
+    assert predictions.probs.dtype == torch.float32
+    torch.testing.assert_close(predictions.probs.sum(1), torch.ones(7))
+    assert predictions.classes == CLASSES
+    assert predictions.names == [CLASSES[label] for label in predictions.labels.tolist()]
+    for probs, row in zip(predictions.probs, predictions.top(10), strict=True):
         assert row == sorted(zip(CLASSES, probs.tolist(), strict=True), key=lambda pair: -pair[1])
-    assert [row[0][0] for row in found.top(1)] == found.names
+    assert [row[0][0] for row in predictions.top(1)] == predictions.names
     for wrong in (0, 11, -1):
         with pytest.raises(InputError, match="10 classes"):
-            found.top(wrong)
+            predictions.top(wrong)
 
 
 @pytest.mark.parametrize("nothing", [[], (), np.zeros((0, 32, 32, 3), np.uint8), torch.zeros(0, 3, 32, 32).byte()])
-def test_no_images(classifier: Classifier, nothing: object) -> None:
-    found = classifier.predict(nothing)  # type: ignore[arg-type]
-    assert found.probs.shape == (0, 10)
-    assert found.names == found.top(2) == []
+def test_no_images_give_no_predictions(classifier: Classifier, nothing: object) -> None:
+    predictions = classifier.predict(nothing)  # type: ignore[arg-type]
+    assert predictions.probs.shape == (0, 10)
+    assert predictions.names == predictions.top(2) == []
 
 
 @pytest.mark.parametrize(
@@ -102,26 +102,26 @@ def test_no_images(classifier: Classifier, nothing: object) -> None:
         (np.zeros((1, 1, 3, 32, 32), np.uint8), r"\[1, 1, 3, 32, 32\]"),
         (np.zeros((), np.uint8), r"\[\]"),
         ([np.zeros((2, 32, 32, 3), np.uint8)], "each must be one image"),
-        ([5], "int is no image"),
-        (b"bytes", "bytes is no image"),
-        (None, "NoneType is no image"),
-        (iter([]), "is no image"),
+        ([5], "int is not an image"),
+        (b"bytes", "bytes is not an image"),
+        (None, "NoneType is not an image"),
+        (iter([]), "is not an image"),
         ("nowhere.png", "no file nowhere.png"),
         (["nowhere.png"], "no file nowhere.png"),
     ],
 )
-def test_what_is_refused(wrong: object, words: str) -> None:
+def test_wrong_input_is_refused_in_one_sentence(wrong: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         to_images(wrong)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_views(classifier: Classifier, images: Tensor) -> None:
+def test_unknown_views_are_refused(classifier: Classifier, images: Tensor) -> None:
     with pytest.raises(InputError, match="none, mirror, shift"):
         classifier.predict(images, views="crop")
 
 
-def test_folders(run: Path, tmp_path: Path) -> None:
+def test_folders_without_a_loadable_network_are_refused(run: Path, tmp_path: Path) -> None:
     assert load_model(str(run)).trained_on == ""
     with pytest.raises(InputError, match="not a run folder"):
         load_model(tmp_path)
@@ -135,13 +135,13 @@ def test_folders(run: Path, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_the_network_keeps_its_mode(classifier: Classifier, images: Tensor) -> None:
+def test_predicting_keeps_the_evaluation_mode(classifier: Classifier, images: Tensor) -> None:
     assert not classifier.network.training
     classifier.predict(images)
     assert not classifier.network.training
 
 
-def test_import_cifar_is_light() -> None:
+def test_importing_cifar_does_not_import_pytorch() -> None:
     code = "import sys, cifar; cifar.load_model; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False False"

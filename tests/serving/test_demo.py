@@ -1,4 +1,4 @@
-"""`cifar demo` as people and programs meet it: the real server, in a process of its own, and a real browser."""
+"""`cifar demo` for people and programs: the real server, in a process of its own, and a real browser."""
 
 import html
 import http.server
@@ -26,7 +26,7 @@ from cifar import load_model
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
 from cifar.serving.demo import PORTS, free_port
-from cifar.serving.limits import MOST_BYTES
+from cifar.serving.limits import MAX_BYTES
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("gradio", reason='the demo needs gradio: pip install "cifar[demo]"')
@@ -48,7 +48,7 @@ def server(untrained: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture that is neither square nor of 32 pixels."""
+    """An image that is neither square nor of 32 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     path = tmp_path_factory.mktemp("photos") / "photo.png"
     Image.fromarray(pixels).resize((450, 300), Image.Resampling.BICUBIC).save(path)
@@ -69,7 +69,7 @@ def upload(client: Any, data: bytes, name: str = "image.png") -> str:
 
 
 def ask(client: Any, value: object) -> tuple[str, Any]:
-    """The kind of the event that answers, and its data."""
+    """The kind of the event in the response, and its data."""
     call = client.post("gradio_api/call/predict", json={"data": [value]})
     assert call.status_code == 200, call.text
     lines = client.get(f"gradio_api/call/predict/{call.json()['event_id']}").text.strip().splitlines()
@@ -92,14 +92,14 @@ def probs_of(run: Path, path: Path) -> dict[str, float]:
 # For programs
 
 
-def test_a_program_is_answered(client: Any, untrained: Path, photo: Path) -> None:
+def test_the_endpoint_returns_the_predictions_of_both_runs(client: Any, untrained: Path, photo: Path) -> None:
     event, data = ask(client, {"path": upload(client, photo.read_bytes())})
     assert event == "complete"
     assert_answers(data, [probs_of(run, photo) for run in (RECORDED, untrained)])
 
 
 @pytest.mark.skipif(shutil.which("curl") is None or shutil.which("bash") is None, reason="there is no curl")
-def test_the_lines_on_the_page_and_in_the_readme_work(
+def test_the_shell_commands_on_the_page_and_in_the_readme_work(
     server: Server, untrained: Path, photo: Path, tmp_path: Path
 ) -> None:
     from cifar.serving.page import curl_lines
@@ -115,13 +115,13 @@ def test_the_lines_on_the_page_and_in_the_readme_work(
     assert_answers(data, [probs_of(run, photo) for run in (RECORDED, untrained)])
 
 
-def test_one_endpoint_is_public(client: Any) -> None:
+def test_only_one_endpoint_is_public(client: Any) -> None:
     info = client.get("gradio_api/info").json()
     assert list(info["named_endpoints"]) == ["/predict"]
     assert info["unnamed_endpoints"] == {}
 
 
-def test_a_run_by_itself_under_a_small_load() -> None:
+def test_a_single_run_under_a_small_load_loses_no_request() -> None:
     script = [sys.executable, ROOT / "benchmarks" / "demo_load.py", RECORDED]
     done = subprocess.run(
         [*script, "--clients", "8", "--requests", "40", "--warm", "20"], capture_output=True, text=True, timeout=400
@@ -162,7 +162,9 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(/etc/
     ],
     ids=["text", "page", "nothing", "svg", "eps", "bomb", "torn"],
 )
-def test_no_image_is_refused_in_words(server: Server, client: Any, name: str, data: bytes, words: str) -> None:
+def test_a_file_that_is_not_an_image_is_refused_in_words(
+    server: Server, client: Any, name: str, data: bytes, words: str
+) -> None:
     event, answer = ask(client, {"path": upload(client, data, name)})
     assert event == "error"
     assert words in html.unescape(answer["error"])
@@ -170,8 +172,8 @@ def test_no_image_is_refused_in_words(server: Server, client: Any, name: str, da
     assert not server.events("subprocess.Popen", "os.system", "os.posix_spawn")
 
 
-def test_too_much_is_refused(client: Any) -> None:
-    for size in (MOST_BYTES + 1, MOST_BYTES + 200_000):  # Gradio's own limit, and the wall's
+def test_requests_over_the_limits_are_refused(client: Any) -> None:
+    for size in (MAX_BYTES + 1, MAX_BYTES + 200_000):  # Gradio's own limit, and the wall's
         with io.BytesIO(bytes(size)) as file:
             answer = client.post("gradio_api/upload", files={"files": ("a.png", file)})
         assert answer.status_code == 413
@@ -181,7 +183,7 @@ def test_too_much_is_refused(client: Any) -> None:
 
 @pytest.fixture
 def bystander() -> Iterator[tuple[str, list[str]]]:
-    """A server on this machine that a request may name: its address, and the paths that it was asked for."""
+    """Another server on this machine: an address there, and the paths that were requested."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -199,7 +201,7 @@ def bystander() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def test_no_path_and_no_address_is_read(
+def test_other_files_and_urls_are_never_read(
     server: Server, client: Any, bystander: tuple[str, list[str]], photo: Path, tmp_path: Path
 ) -> None:
     address, asked = bystander
@@ -228,14 +230,14 @@ def test_no_path_and_no_address_is_read(
     assert not [line for line in opened if "/etc/passwd" in line or secret.name in line]
 
 
-def test_a_page_elsewhere_cannot_ask(client: Any) -> None:
+def test_pages_of_other_origins_are_refused(client: Any) -> None:
     answer = client.options(
         "gradio_api/queue/join", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     )
     assert answer.headers.get("access-control-allow-origin") != "https://evil.example"
 
 
-def test_nobody_is_contacted(server: Server, client: Any) -> None:
+def test_the_server_connects_only_to_itself(server: Server, client: Any) -> None:
     assert client.get("").status_code == 200
     port = server.address.rstrip("/").rpartition(":")[2]
     for line in server.events("socket.connect", "socket.getaddrinfo"):
@@ -244,8 +246,8 @@ def test_nobody_is_contacted(server: Server, client: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux answers to all of 127.0.0.0/8 unasked")
-def test_a_port_that_turns_out_to_be_taken() -> None:
-    # Free on 127.0.0.2, as ours must be, but Gradio then asks 127.0.0.1: as if it had been taken in between.
+def test_a_port_taken_in_the_meantime_is_skipped() -> None:
+    # Free on 127.0.0.2, where we listen, but Gradio checks 127.0.0.1: as if it had been taken in between.
     with socket.socket() as other:
         taken = free_port("127.0.0.1", PORTS)
         other.bind(("127.0.0.1", taken))
@@ -260,7 +262,7 @@ def test_a_port_that_turns_out_to_be_taken() -> None:
 
 
 @needs_browser
-def test_a_person_sees_what_the_networks_say(
+def test_a_person_sees_predictions_explanations_and_cards(
     server: Server, untrained: Path, photo: Path, sample: Dataset, tmp_path: Path
 ) -> None:
     with open_page() as page:
@@ -277,10 +279,10 @@ def test_a_person_sees_what_the_networks_say(
             page.wait_for_selector(f"#bars-{number} h2:text-is('{ranked[0]}')")
             bars = page.inner_text(f"#bars-{number}").split("\n")
             assert [line for line in bars if line in CLASSES][-10:] == ranked
-            shares = [int(line[:-1]) for line in bars if line.endswith("%")]
-            assert shares == pytest.approx([100 * probs[name] for name in ranked], abs=0.51)
+            percentages = [int(line[:-1]) for line in bars if line.endswith("%")]
+            assert percentages == pytest.approx([100 * probs[name] for name in ranked], abs=0.51)
             page.wait_for_selector(f"#picture-{number} img")
-            assert f"what speaks for {ranked[0]}" in page.inner_text(f"#words-{number}")
+            assert f"evidence for {ranked[0]}" in page.inner_text(f"#words-{number}")
         page.click("text=Model card: cnn")
         accuracy = json.loads((RECORDED / "summary.json").read_text())["test_accuracy"]
         page.wait_for_selector(f"strong:has-text('Test accuracy {accuracy:.2%}')")
@@ -299,7 +301,7 @@ def test_a_person_sees_what_the_networks_say(
         cat = train.images[train.labels.tolist().index(CLASSES.index("cat"))]
         name = load_model(RECORDED, device="cpu").predict(cat).names[0]
         page.wait_for_selector(f"#bars-0 h2:text-is('{name}')")
-        page.wait_for_selector(f"#words-0:has-text('what speaks for {name}')")
+        page.wait_for_selector(f"#words-0:has-text('evidence for {name}')")
         assert fetched
         outside = [url for url in fetched if not url.startswith((server.address, "data:", "blob:"))]
         assert outside == []
@@ -308,7 +310,7 @@ def test_a_person_sees_what_the_networks_say(
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out_of_the_page(server: Server, width: int) -> None:
+def test_the_page_fits_the_screen(server: Server, width: int) -> None:
     with open_page(width=width, dark=True) as page:
         page.set_default_timeout(90_000)
         page.goto(server.address)

@@ -1,4 +1,4 @@
-"""Names to files, against the shell's own finding of them, and the classes of files whose neighbours are broken."""
+"""Names to files, against the expansion of a shell, and predictions of files among broken ones."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def test_a_folder_is_searched_below(tree: Path) -> None:
+def test_a_folder_yields_the_images_of_its_subfolders(tree: Path) -> None:
     expected = ["Z.tiff", "a.JPG", "b.png", "sub/d.webp", "sub/deep/c.gif"]
     assert find(tree) == [str(tree / name) for name in expected]
     (tree / "loop").symlink_to(tree)
@@ -41,7 +41,7 @@ def test_a_folder_is_searched_below(tree: Path) -> None:
     assert find(tree) == sorted(str(tree / name) for name in [*expected, "link.png"])
 
 
-def test_a_file_is_itself_whatever_it_is_called(tree: Path) -> None:
+def test_an_existing_file_yields_itself_whatever_its_name(tree: Path) -> None:
     for name in ("notes.txt", ".hidden.png", "a.JPG"):
         assert find(tree / name) == [str(tree / name)]
     odd = tree / "[b].png"
@@ -50,21 +50,21 @@ def test_a_file_is_itself_whatever_it_is_called(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["*.png", "*.[jJ]*", "?.png", "sub/*.webp", "*/*/*", "no*.txt"])
-def test_patterns_are_the_shell_s(tree: Path, pattern: str) -> None:
+def test_patterns_expand_as_in_a_shell(tree: Path, pattern: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f"LC_ALL=C; printf '%s\\n' {pattern}"], cwd=tree, capture_output=True, text=True
     )
     assert find(tree / pattern) == [str(tree / line) for line in done.stdout.splitlines()]
 
 
-def test_patterns_with_folders(tree: Path) -> None:
+def test_patterns_that_match_folders_yield_their_images(tree: Path) -> None:
     assert find(tree / "s*") == find(tree / "sub")
     assert find(tree / "**" / "*.gif") == [str(tree / "sub/deep/c.gif")]
     assert str(tree / "sub/d.webp") in find(tree / "**")
     assert len(set(find(tree / "**"))) == len(find(tree / "**"))
 
 
-def test_names_that_stand_for_nothing(tree: Path) -> None:
+def test_names_that_yield_no_files_are_refused(tree: Path) -> None:
     for name, words in (("none", "no file or folder"), ("*.bmp", "Nothing matches"), ("void", "holds no images")):
         with pytest.raises(InputError, match=words):
             find(tree / name)
@@ -73,10 +73,10 @@ def test_names_that_stand_for_nothing(tree: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
 def test_a_folder_that_cannot_be_listed_is_reported(tree: Path) -> None:
     (tree / "sub").chmod(0)
-    told: list[str] = []
-    assert len(find_images(str(tree), unreadable=told.append)) == 3
+    reported: list[str] = []
+    assert len(find_images(str(tree), unreadable=reported.append)) == 3
     (tree / "sub").chmod(0o700)
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
-def test_the_rest_is_predicted(classifier: Classifier, tmp_path: Path, batch_size: int) -> None:
+def test_broken_files_are_reported_and_the_others_predicted(
+    classifier: Classifier, tmp_path: Path, batch_size: int
+) -> None:
     generator = np.random.default_rng(0)
     names = [str(tmp_path / f"{number}.png") for number in range(9)]
     for name in names:
@@ -94,18 +96,22 @@ def test_the_rest_is_predicted(classifier: Classifier, tmp_path: Path, batch_siz
     for name in broken:
         Path(name).write_bytes(Path(name).read_bytes()[:900])
     good = [name for name in names if name not in broken]
-    told: list[str] = []
-    moves: list[tuple[int, int]] = []
-    read, found = predict_files(
-        classifier, names, batch_size=batch_size, unreadable=told.append, progress=lambda *move: moves.append(move)
+    reported: list[str] = []
+    progress: list[tuple[int, int]] = []
+    read, predictions = predict_files(
+        classifier,
+        names,
+        batch_size=batch_size,
+        unreadable=reported.append,
+        progress=lambda *state: progress.append(state),
     )
     assert read == good
-    torch.testing.assert_close(found.probs, classifier.predict(good).probs)
-    assert [name for name, sentence in zip(broken, told, strict=True) if name in sentence] == broken
-    assert moves == [(number, 9) for number in range(1, 10)]
+    torch.testing.assert_close(predictions.probs, classifier.predict(good).probs)
+    assert [name for name, sentence in zip(broken, reported, strict=True) if name in sentence] == broken
+    assert progress == [(number, 9) for number in range(1, 10)]
 
 
-def test_nothing_readable(classifier: Classifier, tmp_path: Path) -> None:
-    told: list[str] = []
-    read, found = predict_files(classifier, [str(tmp_path / "none.png")], unreadable=told.append)
-    assert (read, len(found), len(told)) == ([], 0, 1)
+def test_unreadable_files_alone_give_no_predictions(classifier: Classifier, tmp_path: Path) -> None:
+    reported: list[str] = []
+    read, predictions = predict_files(classifier, [str(tmp_path / "none.png")], unreadable=reported.append)
+    assert (read, len(predictions), len(reported)) == ([], 0, 1)

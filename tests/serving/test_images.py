@@ -1,4 +1,4 @@
-"""Pictures made in every mode that Pillow has, against what a person sees in them."""
+"""Images in every mode of Pillow, against what a person sees in them."""
 
 import io
 import math
@@ -17,7 +17,7 @@ from PIL import Image
 
 from cifar.data.cifar10 import Dataset, load
 from cifar.errors import InputError, WorldError
-from cifar.serving.images import MOST_PIXELS, eight_bits, image_suffixes, read_image
+from cifar.serving.images import MAX_PIXELS, eight_bits, image_suffixes, read_image
 
 ORANGE = (230, 120, 40)
 GREY = 144  # of ORANGE where a mode has no colours: its luma, 0.299 red + 0.587 green + 0.114 blue
@@ -31,7 +31,7 @@ def stored(image: Image.Image, kind: str, **options: object) -> io.BytesIO:
 
 
 def colour(result: torch.Tensor) -> list[int]:
-    """The one colour of an image."""
+    """The colour of a uniform image."""
     assert result.dtype == torch.uint8
     assert result.shape == (3, 32, 32)
     assert (result == result[:, :1, :1]).all()
@@ -43,7 +43,7 @@ def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA", "QOI", "WEBP"])
-def test_32_by_32_passes_bit_for_bit(kind: str, sample: Dataset) -> None:
+def test_a_32_by_32_image_is_returned_bit_for_bit(kind: str, sample: Dataset) -> None:
     images = load(sample, "train").images[:3]
     for image in [*images, torch.from_numpy(noise(32, 32)).permute(2, 0, 1)]:
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -66,7 +66,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode, kind, expected, tolerance", MODES)
-def test_a_colour_survives_every_mode(mode: str, kind: str, expected: tuple[int, ...], tolerance: int) -> None:
+def test_a_colour_is_kept_in_every_mode(mode: str, kind: str, expected: tuple[int, ...], tolerance: int) -> None:
     plain = Image.new("RGB", (64, 48), ORANGE if mode != "1" else "white")
     if mode in ("P", "PA"):
         picture = plain.quantize(4)
@@ -85,7 +85,7 @@ def test_a_colour_survives_every_mode(mode: str, kind: str, expected: tuple[int,
 
 
 @pytest.mark.parametrize("mode", ["HSV", "RGBa", "La", "RGBX", "YCbCr"])
-def test_modes_that_only_live_in_memory(mode: str) -> None:
+def test_a_colour_is_kept_in_modes_without_a_file_format(mode: str) -> None:
     plain = Image.new("RGB", (40, 40), ORANGE)
     picture = plain.convert("LA").convert("La") if mode == "La" else plain
     picture = picture.convert("RGBA").convert("RGBa") if mode == "RGBa" else picture
@@ -96,12 +96,12 @@ def test_modes_that_only_live_in_memory(mode: str) -> None:
     assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 4
 
 
-def test_transparency_is_on_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     assert colour(read_image(Image.new("RGBA", (50, 50), (200, 0, 0, 0)))) == [255, 255, 255]
     half = colour(read_image(Image.new("RGBA", (50, 50), (200, 0, 0, 51))))  # alpha 0.2
     assert half == [round(0.2 * 200 + 0.8 * 255), 204, 204]
     assert colour(read_image(Image.new("LA", (50, 50), (0, 51)))) == [204] * 3
-    # What no eye can see has no influence: red behind full transparency beside black, opaque.
+    # Invisible colours have no influence: fully transparent red beside opaque black.
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[:, :32] = (255, 0, 0, 0)
     pixels[:, 32:] = (0, 0, 0, 255)
@@ -126,19 +126,19 @@ def test_a_transparent_colour_without_palette_is_white(mode: str, kind: str) -> 
     assert colour(read_image(stored(picture, kind, transparency=key))) == [255, 255, 255]
 
 
-def test_sixteen_bits_keep_their_greys() -> None:
+def test_16_bit_greys_are_scaled_to_8_bits() -> None:
     levels = np.arange(256, dtype=np.uint16).repeat(4).reshape(32, 32) * 257
     for kind in ("PNG", "TIFF", "PPM"):
         result = read_image(stored(Image.fromarray(levels), kind))
         assert result[0].flatten().tolist() == (levels.flatten() // 257).tolist(), kind
     dark = Image.fromarray(np.full((32, 32), 257 * 3, np.uint16))
-    assert colour(read_image(dark)) == [3, 3, 3]  # not made bright
+    assert colour(read_image(dark)) == [3, 3, 3]  # not stretched
     big_endian = Image.frombytes("I;16B", (32, 32), levels.astype(">u2").tobytes())
     assert read_image(big_endian)[1].flatten().tolist() == (levels.flatten() // 257).tolist()
 
 
-def test_sixteen_bits_in_colour() -> None:
-    """A 16-bit RGB PNG, which Pillow cannot write: made by hand as the format's definition says."""
+def test_16_bit_colours_are_scaled_to_8_bits() -> None:
+    """A 16-bit RGB PNG, which Pillow cannot write, assembled by hand."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -166,13 +166,13 @@ def test_sixteen_bits_in_colour() -> None:
         ([-7, -7, -7], "I", [0, 0, 0]),
     ],
 )
-def test_what_white_is(values: list[float], mode: str, expected: list[int]) -> None:
+def test_white_is_inferred_from_mode_and_values(values: list[float], mode: str, expected: list[int]) -> None:
     kind = {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode]
     assert eight_bits(np.array([values], kind), mode=mode)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode, kind", [("I", np.int32), ("F", np.float32)])
-def test_wide_modes_by_file(mode: str, kind: type, tmp_path: Path) -> None:
+def test_32_bit_files_are_scaled_to_8_bits(mode: str, kind: type, tmp_path: Path) -> None:
     values = np.arange(1024, dtype=kind).reshape(32, 32) / kind(1)
     Image.fromarray(values.astype(kind)).save(tmp_path / "wide.tiff")
     with Image.open(tmp_path / "wide.tiff") as image:
@@ -181,7 +181,7 @@ def test_wide_modes_by_file(mode: str, kind: type, tmp_path: Path) -> None:
     assert result[2].flatten().tolist() == [round(value * 255 / 65_535) for value in range(1024)]
 
 
-def test_no_number_is_no_picture() -> None:
+def test_values_that_are_not_finite_are_refused() -> None:
     values = np.full((40, 40), np.nan, np.float32)
     with pytest.raises(WorldError, match="not finite"):
         read_image(stored(Image.fromarray(values), "TIFF"))
@@ -189,11 +189,11 @@ def test_no_number_is_no_picture() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_turns_it_upright(orientation: int, kind: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     upright = Image.new("RGB", (64, 64), "white")
     upright.paste("red", (0, 0, 32, 32))
     upright.paste("blue", (32, 0, 64, 32))
-    # How a camera held otherwise stores it: the inverse of what the number asks a viewer to do.
+    # As a rotated camera stores it: the inverse of what the orientation asks a viewer to do.
     turn = Image.Transpose
     undo = {
         1: None, 2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM,
@@ -210,18 +210,18 @@ def test_exif_turns_it_upright(orientation: int, kind: str) -> None:
 
 @pytest.mark.parametrize("exif", [b"garbage", b"II*\0\x08\0\0\0\xff\xff", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0", b""])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_damaged_exif_spoils_no_picture(exif: bytes, kind: str) -> None:
+def test_damaged_exif_data_are_ignored(exif: bytes, kind: str) -> None:
     picture = Image.new("RGB", (40, 40), ORANGE)
     options = {"lossless": True} if kind == "WEBP" else {}
     found = colour(read_image(stored(picture, kind, exif=b"Exif\0\0" + exif, **options)))
     assert max(abs(a - b) for a, b in zip(found, ORANGE, strict=True)) <= 3
     data = stored(Image.fromarray(noise(64, 64)), kind, exif=b"Exif\0\0" + exif).getvalue()
-    with pytest.raises(WorldError):  # truncated all the same
+    with pytest.raises(WorldError):  # but truncation is not
         read_image(io.BytesIO(data[: len(data) // 2]))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_of_an_animation_the_first_frame(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_read(kind: str) -> None:
     frames = [Image.new("RGB", (40, 40), name) for name in ("red", "green", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     file = stored(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -232,7 +232,7 @@ def test_of_an_animation_the_first_frame(kind: str) -> None:
 
 
 @pytest.mark.parametrize("height, width", [(32, 80), (81, 32), (33, 32), (32, 33), (32, 35)])
-def test_the_square_in_the_middle(height: int, width: int) -> None:
+def test_the_central_square_is_read(height: int, width: int) -> None:
     pixels = noise(height, width)
     top, left = (height - 32) // 2, (width - 32) // 2
     expected = torch.from_numpy(pixels[top : top + 32, left : left + 32]).permute(2, 0, 1)
@@ -240,7 +240,7 @@ def test_the_square_in_the_middle(height: int, width: int) -> None:
 
 
 def slow_lanczos(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Lanczos with three lobes, stretched to the output's pixel where the image shrinks, channel by channel."""
+    """Lanczos with three lobes, stretched by the ratio where the image shrinks, channel by channel."""
 
     def kernel(x: float) -> float:
         return math.sin(math.pi * x) / (math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x / 3) if x else 1.0
@@ -261,20 +261,20 @@ def slow_lanczos(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("side", [1, 7, 31, 33, 48, 64, 200])
-def test_the_resize_is_lanczos(side: int) -> None:
+def test_the_resize_equals_slow_lanczos(side: int) -> None:
     pixels = noise(side, side)
     result = read_image(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
     assert np.abs(result - slow_lanczos(pixels)).max() <= 1.0
 
 
-def test_fine_stripes_become_grey_and_no_false_pattern() -> None:
+def test_fine_stripes_become_grey_without_aliasing() -> None:
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::3] = 255  # a third of white: aliasing would show bands
     result = read_image(Image.fromarray(stripes))[:, :, 2:-2]
     assert (result.int() - 85).abs().max() <= 2
 
 
-def test_a_picture_is_left_as_it_is() -> None:
+def test_a_pillow_image_is_not_changed() -> None:
     picture = Image.fromarray(noise(40, 50, 4))
     before = picture.tobytes()
     read_image(picture)
@@ -284,12 +284,12 @@ def test_a_picture_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "QOI"])
 def test_truncated_files_are_refused(kind: str) -> None:
     data = stored(Image.fromarray(noise(64, 64)), kind).getvalue()
-    for share in (0.02, 0.5, 0.9):
+    for fraction in (0.02, 0.5, 0.9):
         with pytest.raises(WorldError):
-            read_image(io.BytesIO(data[: int(share * len(data))]))
+            read_image(io.BytesIO(data[: int(fraction * len(data))]))
 
 
-def test_damaged_bytes_never_raise_anything_else() -> None:
+def test_damaged_files_are_read_or_refused() -> None:
     generator = np.random.default_rng(1)
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "ICO", "TGA", "PSD", "DDS"):
         source = Image.fromarray(noise(24, 24))
@@ -313,21 +313,21 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("width, height", [(9_500, 9_500), (100_000, 100_000), (MOST_PIXELS + 1, 1)])
-def test_bombs_are_refused(width: int, height: int) -> None:
-    """The first is one that Pillow would only warn of."""
+@pytest.mark.parametrize("width, height", [(9_500, 9_500), (100_000, 100_000), (MAX_PIXELS + 1, 1)])
+def test_decompression_bombs_are_refused(width: int, height: int) -> None:
+    """Pillow would only warn of the first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as a program that uses this may have set it
         with pytest.raises(WorldError, match="more than 89,478,485 pixels"):
             read_image(io.BytesIO(bomb(width, height)))
 
 
-def test_a_large_picture_that_is_no_bomb(tmp_path: Path) -> None:
+def test_a_large_image_below_the_limit_is_read(tmp_path: Path) -> None:
     Image.new("1", (5_000, 5_000), 1).save(tmp_path / "large.png")
     assert colour(read_image(tmp_path / "large.png")) == [255, 255, 255]
 
 
-def test_what_is_no_image(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
@@ -340,6 +340,6 @@ def test_what_is_no_image(tmp_path: Path) -> None:
         read_image(str(tmp_path / "none.png"))
 
 
-def test_suffixes() -> None:
+def test_suffixes_are_those_of_the_accepted_formats() -> None:
     assert {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"} <= image_suffixes()
     assert not {".eps", ".ps", ".pdf", ".mpg", ".h5", ".txt"} & image_suffixes()

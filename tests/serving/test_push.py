@@ -1,4 +1,4 @@
-"""A run pushed by the hub's own client to a server that speaks its protocol, and used again from what came there."""
+"""A run pushed by the hub's own client to a server that speaks its protocol, and loaded from what arrived."""
 
 import json
 import shutil
@@ -24,14 +24,14 @@ PUSHED = {
     "model.safetensors", "recipe.json", "summary.json", "metrics.csv", "evaluation.json", "curves.png", "confusion.png",
     "README.md",
 }  # fmt: skip
-# The client's own: it streams files to its transport in a way that the transport will drop.
+# The client streams files to its transport in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 Captured = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UploadHub]:
-    """The server, running; the client asks it, has no login, and waits for nothing."""
+    """The server, running; the client uses it, has no login, and retries without waiting."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "login"))
@@ -49,7 +49,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[UploadHub]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A recorded run with things beside it that are nobody's business."""
+    """A recorded run with private files in its folder."""
     folder = tmp_path / "runs" / "small"
     shutil.copytree(RESULTS / "cnn", folder)
     for name in ("last.ckpt", "predictions.npz", "holiday.png", ".env", "README.md"):
@@ -66,11 +66,11 @@ def sent(hub: UploadHub) -> list[str]:
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
-def test_what_was_pushed_predicts_as_the_run_does(
+def test_a_pushed_run_predicts_like_the_original(
     hub: UploadHub, run: Path, in_parts: bool, sample: Dataset, tmp_path: Path, capsys: Captured
 ) -> None:
     hub.in_parts = in_parts
-    if in_parts:  # of more than one piece
+    if in_parts:  # files of more than one part
         for name in ("model.safetensors", "recipe.json"):
             shutil.copy(RESULTS / "quick" / name, run)
     assert push(run, "someone/small-net", "--token", WRITER) == 0
@@ -93,31 +93,31 @@ def test_what_was_pushed_predicts_as_the_run_does(
     for name, content in repository.files.items():
         (folder / name).write_bytes(content)
     images = load(sample, "test").images[:20]
-    here, there = (load_model(place, device="cpu").predict(images).probs for place in (run, folder))
-    assert torch.equal(here, there)
+    original, pushed = (load_model(path, device="cpu").predict(images).probs for path in (run, folder))
+    assert torch.equal(original, pushed)
     assert load_model(folder).trained_on == "CIFAR-10"
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_visibility(hub: UploadHub, run: Path, private: bool) -> None:
+def test_private_makes_the_repository_private(hub: UploadHub, run: Path, private: bool) -> None:
     flags = ["--private"] if private else []
     assert push(run, "someone/net", "--token", WRITER, *flags) == 0
     assert hub.repositories["someone/net"].private == private
 
 
-def test_a_public_repository_is_never_taken_for_a_private_one(hub: UploadHub, run: Path, capsys: Captured) -> None:
+def test_private_refuses_a_public_repository(hub: UploadHub, run: Path, capsys: Captured) -> None:
     assert push(run, "someone/net", "--token", WRITER) == 0
     hub.repositories["someone/net"].files["notes.txt"] = b"theirs"
     capsys.readouterr()
     before = len(sent(hub))
     assert push(run, "someone/net", "--token", WRITER, "--private") == 1
-    assert "exists and is public, so --private cannot be kept" in capsys.readouterr().err
+    assert "exists and is public, which --private forbids" in capsys.readouterr().err
     assert sent(hub)[before:] == ["/api/repos/create"]
-    # Without the flag it is brought up to date, and the person is told.
+    # Without the flag it is updated, and the replaced files are named.
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"seed": 7}))
     assert push(run, "someone/net", "--token", WRITER) == 0
-    assert "held README.md, confusion.png, " in capsys.readouterr().err
+    assert "already held README.md, confusion.png, " in capsys.readouterr().err
     repository = hub.repositories["someone/net"]
     assert json.loads(repository.files["summary.json"])["seed"] == 7
     assert "one run, seed 7" in repository.files["README.md"].decode()
@@ -125,20 +125,22 @@ def test_a_public_repository_is_never_taken_for_a_private_one(hub: UploadHub, ru
     assert len(repository.commits) == 2
 
 
-def test_a_dry_run_asks_nothing(hub: UploadHub, run: Path, capsys: Captured) -> None:
+def test_a_dry_run_sends_no_request(hub: UploadHub, run: Path, capsys: Captured) -> None:
     assert push(run, "someone/net", "--dry-run", "--private") == 0
     output = capsys.readouterr().out
     *lines, last = output.splitlines()
     sizes = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines}
     assert set(sizes) == PUSHED
     assert all(sizes[name] == (run / name).stat().st_size for name in PUSHED - {"README.md"})
-    assert last.startswith("would go to the private repository someone/net: 8 files, 0.")
+    assert last.startswith("would be pushed to the private repository someone/net: 8 files, 0.")
     assert push(run, "someone/net", "--dry-run") == 0
-    assert "would go to the repository someone/net" in capsys.readouterr().out
+    assert "would be pushed to the repository someone/net" in capsys.readouterr().out
     assert hub.requests == []
 
 
-def test_tokens(hub: UploadHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_the_token_comes_from_flag_environment_or_login(
+    hub: UploadHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     assert push(run, "someone/net") == 1
     assert "There is no token for the hub" in capsys.readouterr().err
     assert hub.requests == []
@@ -155,28 +157,28 @@ def test_tokens(hub: UploadHub, run: Path, tmp_path: Path, monkeypatch: pytest.M
     assert "hf_wrong" not in error
 
 
-def test_refusals_are_one_sentence_and_leave_nothing(hub: UploadHub, run: Path, capsys: Captured) -> None:
+def test_errors_of_the_hub_are_one_sentence_and_leave_no_commit(hub: UploadHub, run: Path, capsys: Captured) -> None:
     assert push(run, "other/net", "--token", WRITER) == 1
     assert "name a repository of your own" in capsys.readouterr().err
-    for place, status, words in (
-        ("/api/repos/create", 500, "answers with status 500: run it again"),
+    for path, status, words in (
+        ("/api/repos/create", 500, "responds with status 500: try again"),
         ("/api/validate-yaml", 400, "refuses someone/net with status 400 (as the test wants)"),
         ("/preupload/", 403, "does not let this token write to someone/net (as the test wants)"),
         ("/objects/batch", 404, "does not let this token write"),
-        ("/store/", 503, "answers with status 503"),
+        ("/store/", 503, "responds with status 503"),
         ("/verify", 400, "refuses someone/net with status 400"),
         ("/commit/", 413, "refuses someone/net with status 413 (as the test wants)"),
     ):
-        hub.status_at = {place: status}
-        assert push(run, "someone/net", "--token", WRITER) == 1, place
+        hub.status_at = {path: status}
+        assert push(run, "someone/net", "--token", WRITER) == 1, path
         output = capsys.readouterr()
-        assert words in output.err, (place, output.err)
+        assert words in output.err, (path, output.err)
         assert output.err.count("\n") == 1, output.err
         assert output.out == ""
-    for place in ("/api/repos/create", "/preupload/", "/store/", "/commit/"):
-        hub.status_at, hub.gone_at = {}, place
+    for path in ("/api/repos/create", "/preupload/", "/store/", "/commit/"):
+        hub.status_at, hub.gone_at = {}, path
         hub.store.clear()
-        assert push(run, "someone/net", "--token", WRITER) == 1, place
+        assert push(run, "someone/net", "--token", WRITER) == 1, path
         error = capsys.readouterr().err
         assert "The push broke off (" in error, error
         assert error.count("\n") == 1
@@ -186,19 +188,23 @@ def test_refusals_are_one_sentence_and_leave_nothing(hub: UploadHub, run: Path, 
     assert hub.repositories["someone/net"].commits == ["The run small of cifar"]
 
 
-def test_no_hub(hub: UploadHub, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    with UploadHub() as gone:  # closed before it was ever asked
+def test_an_unreachable_hub_is_reported(
+    hub: UploadHub, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    with UploadHub() as gone:  # closed before the first request
         url = gone.url
     monkeypatch.setattr(constants, "ENDPOINT", url)
     assert push(run, "someone/net", "--token", WRITER) == 1
-    assert f"{url} cannot be reached (no connection: ConnectionError): connect and run it" in capsys.readouterr().err
+    assert f"{url} cannot be reached (no connection: ConnectionError): connect and try again" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert push(run, "someone/net", "--token", WRITER) == 1
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
     assert hub.requests == []
 
 
-def test_bad_input(hub: UploadHub, run: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_bad_input_is_one_sentence_and_sends_no_request(
+    hub: UploadHub, run: Path, tmp_path: Path, capsys: Captured
+) -> None:
     (tmp_path / "empty").mkdir()
     bare = tmp_path / "bare"
     shutil.copytree(run, bare)
@@ -209,7 +215,7 @@ def test_bad_input(hub: UploadHub, run: Path, tmp_path: Path, capsys: Captured) 
         (2, "is not a repository of the hub", run, "someone/né t"),
         (2, "not a run folder", tmp_path / "empty", "someone/net"),
         (2, "name one of its folds", RESULTS / "cnn-crossval", "someone/net"),
-        (1, "without its weights cannot be given away", bare, "someone/net"),
+        (1, "without its weights cannot be pushed", bare, "someone/net"),
     ):
         assert push(folder, name, "--token", WRITER) == code
         output = capsys.readouterr()
@@ -218,7 +224,9 @@ def test_bad_input(hub: UploadHub, run: Path, tmp_path: Path, capsys: Captured) 
     assert hub.requests == []
 
 
-def test_a_fresh_process_with_the_hubs_own_variables(hub: UploadHub, run: Path, tmp_path: Path) -> None:
+def test_a_fresh_process_follows_the_environment_variables_of_the_hub(
+    hub: UploadHub, run: Path, tmp_path: Path
+) -> None:
     """Nothing is patched: HF_ENDPOINT, HF_TOKEN and HF_HUB_DISABLE_XET as a person sets them."""
     environment = hub_environment(hub.url, tmp_path / "home") | {"HF_TOKEN": WRITER, "HF_HUB_DISABLE_XET": "1"}
     command = [

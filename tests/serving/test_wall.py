@@ -1,4 +1,4 @@
-"""The wall before the demo's server, as requests meet it."""
+"""The wall in front of the demo's server, tested by requests."""
 
 import asyncio
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cifar.serving.wall import FILE, MOST_REQUEST, UPLOAD, Message, Receive, Send, wall
+from cifar.serving.wall import FILE, MAX_REQUEST, UPLOAD, Message, Receive, Send, wall
 
-MOST_BYTES = 1000
+MAX_BYTES = 1000
 
 
 def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = None) -> tuple[int, dict[bytes, bytes]]:
-    """Status and headers of the answer; 299 is the application's behind the wall."""
+    """Status and headers of the response; 299 is that of the application behind the wall."""
     sent: list[Message] = []
 
     async def app(_scope: Message, _receive: Receive, send: Send) -> None:
@@ -27,7 +27,7 @@ def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = No
 
     headers = [] if length is None else [(b"content-length", length.encode())]
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": headers}
-    asyncio.run(wall(app, folders=[folder], most_bytes=MOST_BYTES)(scope, receive, send))
+    asyncio.run(wall(app, folders=[folder], max_bytes=MAX_BYTES)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -36,7 +36,7 @@ def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = No
     ["/", "/config", "/config/", "/theme.css", "/assets/index.js", "/static/fonts/a.woff2", "/gradio_api/info", UPLOAD,
      "/gradio_api/call/predict/0123", "/gradio_api/queue/data", "/gradio_api/heartbeat/abc"],
 )  # fmt: skip
-def test_what_the_page_needs_is_handed_on(path: str, tmp_path: Path) -> None:
+def test_requests_that_the_page_needs_are_passed_on(path: str, tmp_path: Path) -> None:
     status, headers = ask(path, folder=tmp_path)
     assert status == 299
     assert b"default-src 'self'" in headers[b"content-security-policy"]
@@ -49,13 +49,13 @@ def test_what_the_page_needs_is_handed_on(path: str, tmp_path: Path) -> None:
      "/gradio_api/deep_link", "/gradio_api/stream/a", "/gradio_api/vibe-code", "/gradio_api/dev/reload", "/docs",
      "/openapi.json", "/login", "/gradio_api/mcp", ""],
 )  # fmt: skip
-def test_what_it_does_not_need_is_not_there(path: str, tmp_path: Path) -> None:
+def test_other_routes_of_gradio_do_not_exist(path: str, tmp_path: Path) -> None:
     status, headers = ask(path, folder=tmp_path)
     assert status == (299 if path == "" else 404)  # an empty path is the page
     assert b"content-security-policy" in headers
 
 
-def test_only_files_in_the_folders_are_read(tmp_path: Path) -> None:
+def test_only_files_in_the_folders_are_served(tmp_path: Path) -> None:
     inside, outside = tmp_path / "inside", tmp_path / "inside-not"
     for folder in (inside, outside):
         folder.mkdir()
@@ -72,19 +72,21 @@ def test_only_files_in_the_folders_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "length", "status"),
-    [("/gradio_api/queue/join", str(MOST_REQUEST), 299), ("/gradio_api/queue/join", str(MOST_REQUEST + 1), 413),
-     (UPLOAD, str(MOST_REQUEST + MOST_BYTES), 299), (UPLOAD, str(MOST_REQUEST + MOST_BYTES + 1), 413),
+    [("/gradio_api/queue/join", str(MAX_REQUEST), 299), ("/gradio_api/queue/join", str(MAX_REQUEST + 1), 413),
+     (UPLOAD, str(MAX_REQUEST + MAX_BYTES), 299), (UPLOAD, str(MAX_REQUEST + MAX_BYTES + 1), 413),
      (UPLOAD, None, 411), (UPLOAD, "-1", 411), (UPLOAD, "many", 411)],
 )  # fmt: skip
-def test_what_is_sent_has_a_length_and_a_limit(path: str, length: str | None, status: int, tmp_path: Path) -> None:
+def test_a_request_body_needs_a_length_within_the_limit(
+    path: str, length: str | None, status: int, tmp_path: Path
+) -> None:
     assert ask(path, folder=tmp_path, method="POST", length=length)[0] == status
 
 
-def test_no_websocket_is_opened(tmp_path: Path) -> None:
+def test_websockets_are_closed(tmp_path: Path) -> None:
     sent: list[Message] = []
 
     async def app(_scope: Message, _receive: Receive, _send: Send) -> None:
-        raise AssertionError("handed on")
+        raise AssertionError("passed on")
 
     async def receive() -> Message:
         return {"type": "websocket.connect"}
@@ -93,5 +95,5 @@ def test_no_websocket_is_opened(tmp_path: Path) -> None:
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/", "headers": []}
-    asyncio.run(wall(app, folders=[tmp_path], most_bytes=MOST_BYTES)(scope, receive, send))
+    asyncio.run(wall(app, folders=[tmp_path], max_bytes=MAX_BYTES)(scope, receive, send))
     assert sent == [{"type": "websocket.close"}]

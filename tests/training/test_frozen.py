@@ -1,8 +1,8 @@
 """The frozen part computed once: the same logits as the whole network, only the end trained, a cache rightly named."""
 
-import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from cifar.cli import app, run_app
 from cifar.data.batches import to_pixels
 from cifar.data.cifar10 import Dataset, cache_folder, load
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 from cifar.models import build_model
 from cifar.models.frozen import FrozenPart, TrainableEnd, freeze
 from cifar.models.pretrained import Pretrained
-from cifar.recipes import Recipe, recipe_for
+from cifar.recipes import Recipe, recipe_for, with_fields
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
 
@@ -27,7 +27,7 @@ TIMM = "vit_tiny_patch16_224"
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised tiny ViT, standing in for pretrained weights."""
     torch.manual_seed(0)
-    recipe = dataclasses.replace(recipe_for("previt"), model_name=TIMM, image_size=32)
+    recipe = with_fields(recipe_for("previt"), model_name=TIMM, image_size=32)
     model = build_model(recipe, pretrained=False)
     assert isinstance(model, Pretrained)
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frozen_recipe(weights: Path, train_blocks: int) -> Recipe:
-    return dataclasses.replace(
+    return with_fields(
         recipe_for("previt"), model_name=TIMM, image_size=32, weights=str(weights), train_blocks=train_blocks,
         crop_padding=0, flip=0.0, epochs=2, lr=1e-3,
     )  # fmt: skip
@@ -85,7 +85,7 @@ def test_freezing_what_cannot_be_frozen_is_refused(weights: Path) -> None:
     with pytest.raises(InputError, match="not made of blocks"):
         freeze(build_model(recipe_for("timm:test_resnet")), 1)
     with pytest.raises(InputError, match="--freeze"):
-        dataclasses.replace(frozen_recipe(weights, 0), flip=0.5)
+        with_fields(frozen_recipe(weights, 0), flip=0.5)
 
 
 @pytest.mark.parametrize("train_blocks", [0, 1])
@@ -112,6 +112,19 @@ def test_activations_are_those_of_each_image_and_kept(train_blocks: int, weights
     assert [file.suffix for file in files] == [".npy"]
 
 
+def test_activations_that_the_disk_cannot_keep_are_refused_before_they_are_computed(
+    weights: Path, sample: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens of 50,000 images can be 30 GB."""
+    recipe, split = frozen_recipe(weights, 1), load(sample, "train")
+    seen: list[int] = []
+    monkeypatch.setattr("cifar.training.features.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+    with pytest.raises(WorldError, match=r"needs 0\.0 GB for the activations .* CIFAR_HOME .* --freeze"):
+        frozen_activations(recipe, split, sample, device="cpu", progress=lambda done, _: seen.append(done))
+    assert seen == []
+    assert list((cache_folder() / "activations").iterdir()) == []
+
+
 def test_other_weights_or_pixels_are_other_activations(weights: Path, sample: Dataset, tmp_path: Path) -> None:
     state = load_file(weights)
     state["blocks.3.attn.qkv.bias"][0] += 1
@@ -120,7 +133,7 @@ def test_other_weights_or_pixels_are_other_activations(weights: Path, sample: Da
     recipes = (
         frozen_recipe(weights, 0),
         frozen_recipe(tmp_path / "other.safetensors", 0),
-        dataclasses.replace(frozen_recipe(weights, 0), image_size=48),
+        with_fields(frozen_recipe(weights, 0), image_size=48),
         frozen_recipe(weights, 1),
     )
     for recipe in (*recipes, recipes[0]):
@@ -157,15 +170,27 @@ def test_freeze_and_train_blocks_exclude_each_other(capsys: pytest.CaptureFixtur
 
 
 def test_estimates() -> None:
-    recipe = dataclasses.replace(recipe_for("previt"), model_name=TIMM, image_size=32, epochs=10)
+    recipe = with_fields(recipe_for("previt"), model_name=TIMM, image_size=32, epochs=10)
     whole, head = estimate_seconds(recipe, num_images=1000, device="cpu")
     assert whole > head > 0
-    frozen = dataclasses.replace(recipe, train_blocks=0, crop_padding=0, flip=0.0)
+    frozen = with_fields(recipe, train_blocks=0, crop_padding=0, flip=0.0)
     assert estimate_seconds(frozen, num_images=1000, device="cpu")[0] < whole
-    large = dataclasses.replace(recipe, image_size=112, early_image_size=32, early_epochs=5)
+    large = with_fields(recipe, image_size=112, early_image_size=48, early_epochs=5)
     early, _ = estimate_seconds(large, num_images=1000, device="cpu")
-    late, _ = estimate_seconds(dataclasses.replace(large, early_epochs=1), num_images=1000, device="cpu")
+    late, _ = estimate_seconds(with_fields(large, early_epochs=1), num_images=1000, device="cpu")
     assert whole < early < late
+
+
+def test_an_estimate_waits_for_the_device_before_it_reads_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the launch of a GPU's backward pass is timed, and not the pass."""
+    events: list[str] = []
+    clock, backward = time.perf_counter, torch.autograd.backward
+    monkeypatch.setattr("cifar.training.estimate.synchronise", lambda _: events.append("wait"))
+    monkeypatch.setattr(time, "perf_counter", lambda: (events.append("clock"), clock())[1])
+    monkeypatch.setattr(torch.autograd, "backward", lambda loss: (events.append("backward"), backward(loss))[1])
+    recipe = with_fields(recipe_for("previt"), model_name=TIMM, image_size=32)
+    estimate_seconds(recipe, num_images=8, device="cpu")
+    assert events == 2 * ["wait", "clock", "wait", "clock", "backward", "wait", "clock"]
 
 
 @pytest.mark.parametrize(

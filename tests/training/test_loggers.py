@@ -45,7 +45,7 @@ def test_wandb_without_a_login_records_offline_and_says_so(tmp_path: Path) -> No
     command = [sys.executable, ROOT / "train.py", *QUICK[1:], "-w", "-s", tmp_path / "run"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if "wandb" in line]
+    said = [line for line in done.stderr.splitlines() if line.startswith("wandb")]
     assert len(said) == 1, said
     assert said[0].startswith("wandb has no login here, so it records offline")
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
@@ -107,7 +107,7 @@ def test_one_that_cannot_begin_does_not_take_the_other_with_it(tmp_path: Path, m
 
     monkeypatch.setattr(loggers, "WandbLogger", refuse)
     said: list[str] = []
-    opened = open_loggers(tmp_path, recipe=recipe_for("cnn"), wandb=True, tensorboard=True, say=said.append)
+    opened = open_loggers(tmp_path, recipe=recipe_for("cnn"), wandb_id="some", tensorboard=True, say=said.append)
     assert [logger.name for logger in opened if isinstance(logger, Tolerated)] == ["TensorBoard"]
     opened[0].log({"epoch": 1, "train_loss": 0.5})
     opened[0].close()

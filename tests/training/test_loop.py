@@ -1,6 +1,5 @@
-import dataclasses
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +7,59 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.utils.hooks import RemovableHandle
 
-from cifar.data import cifar10
-from cifar.data.augment import crop_and_flip
 from cifar.data.batches import draw_order, to_pixels
-from cifar.data.cifar10 import Dataset, Split
+from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.machine import choose_compile
 from cifar.models import build_model, prepare_model
 from cifar.models.pretrained import Pretrained
+from cifar.models.resnet import ResNet
 from cifar.models.speednet import SpeedNet
-from cifar.recipes import Recipe, any_network, recipe_for, with_settings
-from cifar.runs import read_json, read_metrics
+from cifar.recipes import Optimiser, Recipe, any_network, recipe_for, with_fields, with_settings
+from cifar.runs import read_metrics
 from cifar.training import loop
-from cifar.training.loop import Tick, augment, mixed_loss, train, warmed_average
-from cifar.training.run import run_training, training_images
+from cifar.training.augment import crop_and_flip
+from cifar.training.display import Display, Tick
+from cifar.training.ema import warmed_average
+from cifar.training.loop import train
 from cifar.training.state import State
 
-PLAIN = Recipe(model="cnn", epochs=2, batch_size=64, lr=0.05, nesterov=True)
-EVERYTHING = dataclasses.replace(
+PLAIN = Recipe(model="cnn", epochs=2, batch_size=64, optimiser=Optimiser(lr=0.05, nesterov=True))
+EVERYTHING = with_fields(
     PLAIN, epochs=3, schedule="cosine", warmup_epochs=0.5, crop_padding=4, flip=0.5, label_smoothing=0.1, mixup=0.2,
     cutmix=1.0, ema_decay=0.9, clip_norm=1.0, weight_decay=1e-3, optimiser="adamw", lr=1e-3,
 )  # fmt: skip
 
 
+class Watching(Display):
+    """Keeps what it is told, and stops after a step."""
+
+    def __init__(self, stop_after: int = 0) -> None:
+        self.stop_after = stop_after
+        self.steps = 0
+        self.ticks: list[Tick] = []
+        self.best: list[bool] = []
+        self.best_at_start = 0.0
+
+    def should_stop(self) -> bool:
+        self.steps += 1
+        return self.steps == self.stop_after
+
+    def start_training(self, epochs: int, *, best_accuracy: float) -> None:  # noqa: ARG002
+        self.best_at_start = best_accuracy
+
+    def tick(self, tick: Tick) -> None:
+        self.ticks.append(tick)
+
+    def end_epoch(self, row: Mapping[str, float], *, is_best: bool) -> None:  # noqa: ARG002
+        self.best.append(is_best)
+
+
 def run(recipe: Recipe, few: tuple[Split, Split], folder: Path, *, stop_after: int = 0, resume: bool = False) -> State:
     folder.mkdir(exist_ok=True)
-    steps = iter(range(1, 10**6))
-    return train(recipe, *few, folder=folder, should_stop=lambda: next(steps) == stop_after, resume=resume)
+    return train(recipe, *few, folder=folder, display=Watching(stop_after), resume=resume)
 
 
 def same_weights(first: Path, second: Path) -> bool:
@@ -44,7 +68,7 @@ def same_weights(first: Path, second: Path) -> bool:
 
 
 def test_plain_training_equals_a_textbook_loop(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(PLAIN, validation_fraction=0)
+    recipe = with_fields(PLAIN, validation_fraction=0)
     ours = run(recipe, (few[0], few[1].select(torch.arange(0))), tmp_path)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
@@ -68,7 +92,7 @@ def test_plain_training_equals_a_textbook_loop(few: tuple[Split, Split], tmp_pat
 def test_a_resumed_run_equals_an_unbroken_one(
     model: str, stop_after: int, few: tuple[Split, Split], tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(EVERYTHING, model=model)
+    recipe = with_fields(EVERYTHING, model=model)
     whole = run(recipe, few, tmp_path / "whole")
     broken = run(recipe, few, tmp_path / "broken", stop_after=stop_after)
     assert not broken.finished
@@ -81,101 +105,86 @@ def test_a_resumed_run_equals_an_unbroken_one(
         assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
 
 
-@pytest.mark.skipif(not choose_compile("yes", device="cpu")[0], reason="there is no C++ compiler")
+@pytest.mark.skipif(not choose_compile(True, device="cpu")[0], reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("default")  # of the compiler's own modules
 def test_compiled_training_is_the_same_but_for_rounding(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(PLAIN, batch_size=100)
+    recipe = with_fields(PLAIN, batch_size=100)
     eager = run(recipe, few, tmp_path / "eager")
-    compiled = run(dataclasses.replace(recipe, compile="yes"), few, tmp_path / "compiled")
+    (tmp_path / "compiled").mkdir()
+    compiled = train(recipe, *few, folder=tmp_path / "compiled", compile=True)
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0
     for name, tensor in eager.model.state_dict().items():
         torch.testing.assert_close(compiled.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
     assert load_file(tmp_path / "compiled" / "model.safetensors").keys() == eager.model.state_dict().keys()
 
 
-def test_early_epochs_have_smaller_images(
-    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also those of the average that is validated; best is what the full size finds best; a resume changes nothing."""
-    recipe = with_settings(
-        recipe_for("timm:vit_tiny_patch16_224"),
-        ["image_size=32", "early_image_size=16", "early_epochs=2", "epochs=3", "batch_size=100", "ema_decay=0.5"],
-    )
+def sizes_seen(kind: type[torch.nn.Module]) -> tuple[list[int], RemovableHandle]:
+    """The sides of the images that networks of a kind get, from now on."""
     sizes: list[int] = []
-    enlarge = Pretrained.enlarge
 
-    def spy(self: Pretrained, images: torch.Tensor) -> torch.Tensor:
-        enlarged = enlarge(self, images)
-        sizes.append(enlarged.shape[-1])
-        return enlarged
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if isinstance(module, kind):
+            sizes.append(inputs[0].shape[-1])
 
-    monkeypatch.setattr(Pretrained, "enlarge", spy)
+    return sizes, torch.nn.modules.module.register_module_forward_pre_hook(look)
+
+
+@pytest.mark.parametrize(
+    "name, kind, early, settings",
+    [
+        ("timm:vit_tiny_patch16_224", Pretrained, 16, ["image_size=32", "ema_decay=0.5"]),
+        ("speednet-narrow", SpeedNet, 16, ["precision=fp32", "validation_fraction=0.1"]),
+        ("resnet20", ResNet, 24, []),
+    ],
+)
+def test_early_epochs_have_smaller_images(
+    name: str, kind: type[torch.nn.Module], early: int, settings: list[str], few: tuple[Split, Split], tmp_path: Path
+) -> None:
+    """Also those that are validated; best is what the full size finds best; a resume changes nothing."""
+    common = ["epochs=3", "batch_size=100", f"early_image_size={early}", "early_epochs=2"]
+    recipe = with_settings(recipe_for(name), [*common, *settings])
+    sizes, handle = sizes_seen(kind)
     whole = run(recipe, few, tmp_path / "whole")
-    trial, *fed = sizes  # two images when a network is built
-    assert trial == 32
-    assert fed == [16, 16, 16] * 2 + [32, 32, 32]  # two steps and a validation an epoch
+    handle.remove()
+    trained_sizes = sizes[-9:]  # the trials before training see an image or two
+    assert trained_sizes == [early] * 6 + [32] * 3  # two steps and a validation per epoch
     assert whole.best_epoch == 3
     run(recipe, few, tmp_path / "broken", stop_after=5)
     run(recipe, few, tmp_path / "broken", resume=True)
     assert same_weights(tmp_path / "whole", tmp_path / "broken")
 
 
-@pytest.mark.parametrize(
-    "settings, bf16, used",
-    [
-        (["winograd=true"], False, True),
-        (["winograd=true"], True, True),
-        (["winograd=false"], False, False),
-        (["winograd=true", "precision=bf16"], False, True),  # which is then trained in fp32
-        (["winograd=true", "precision=bf16"], True, False),
-    ],
-)
-def test_nothing_is_compiled_that_a_training_cannot_use(
-    settings: list[str], bf16: bool, used: bool, few: tuple[Split, Split], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    asked: list[torch.nn.Module] = []
-    monkeypatch.setattr("cifar.machine.has_bf16", lambda _: bf16)
-    monkeypatch.setattr(loop, "use_compiled", lambda model: asked.append(model) or "")
-    run(with_settings(PLAIN, ["epochs=1", *settings]), few, tmp_path / "run")
-    assert bool(asked) == used
-
-
-def test_windows_come_between_early_and_whole_epochs(
+def test_early_images_are_resized_as_augmented(
     few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anywhere inside the image, never in its padding; validation sees whole images; a resume changes nothing."""
-    recipe = with_settings(
-        recipe_for("speednet-narrow"),
-        [
-            "epochs=5", "early_epochs=1", "early_image_size=16", "window=20", "window_epochs=2", "batch_size=100",
-            "validation_fraction=0.1", "precision=fp32",
-        ],
-    )  # fmt: skip
-    seen: list[tuple[int, int, torch.Tensor]] = []
-    fed: list[int] = []
+    seen: list[torch.Tensor] = []
 
-    def spy(images: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append((options["size"], options["padding"], offsets))
-        return crop_and_flip(images, offsets, flips, **options)
+    def no_step(*arguments: Any, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, labels, *_rest = arguments[3]
+        seen.append(pixels)
+        return torch.zeros(()), torch.zeros(len(labels), 10)
 
-    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        if isinstance(module, SpeedNet):
-            fed.append(inputs[0].shape[-1])
+    monkeypatch.setattr(loop, "training_step", no_step)
+    settings = ["epochs=2", "batch_size=200", "early_image_size=24", "early_epochs=1", "validation_fraction=0.1"]
+    recipe = with_settings(recipe_for("resnet20"), [*settings, "crop_padding=0", "flip=0"])
+    order: list[torch.Tensor] = []
+    real = loop.draw_order
+    monkeypatch.setattr(loop, "draw_order", lambda *a, **k: (order.append(real(*a, **k)), order[-1])[1])
+    run(recipe, few, tmp_path)
+    pixels = few[0].images[order[0]] / 255
+    expected = F.interpolate(pixels, (24, 24), mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[0], expected)
+    torch.testing.assert_close(seen[1], few[0].images[order[1]] / 255)
 
-    monkeypatch.setattr(loop, "crop_and_flip", spy)
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
-    run(recipe, few, tmp_path / "whole")
-    handle.remove()
-    assert [(size, padding) for size, padding, _ in seen] == [(0, 2)] * 2 + [(20, 0)] * 4 + [(0, 2)] * 4
-    windows = torch.cat([offsets for size, _, offsets in seen if size])
-    assert (windows.min().item(), windows.max().item()) == (0, 12)
-    trial, *fed = fed  # one image when the network is built
-    assert trial == 20
-    assert fed == [32, 32, 32] + [20, 20, 32] * 2 + [32, 32, 32] * 2  # two steps and a validation an epoch
-    run(recipe, few, tmp_path / "broken", stop_after=5)
-    run(recipe, few, tmp_path / "broken", resume=True)
-    assert same_weights(tmp_path / "whole", tmp_path / "broken")
+
+def test_patience_does_not_end_a_run_within_its_small_images(
+    few: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: (2.3, 0.1))
+    settings = ["epochs=12", "early_image_size=24", "early_epochs=5", "patience=2", "batch_size=200"]
+    state = run(with_settings(with_fields(PLAIN, model="resnet20"), settings), few, tmp_path)
+    assert state.best_epoch == 6  # the first on whole images
+    assert state.epoch == 8
 
 
 def test_alternate_flips_show_every_image_both_ways(
@@ -187,8 +196,8 @@ def test_alternate_flips_show_every_image_both_ways(
         seen.append(flips)
         return crop_and_flip(images, offsets, flips, **options)
 
-    monkeypatch.setattr(loop, "crop_and_flip", spy)
-    recipe = dataclasses.replace(PLAIN, epochs=4, batch_size=200, flip=0.5, flip_mode="alternate")
+    monkeypatch.setattr("cifar.training.augment.crop_and_flip", spy)
+    recipe = with_fields(PLAIN, epochs=4, batch_size=200, flip=0.5, flip_mode="alternate")
     whole = run(recipe, few, tmp_path / "whole")
     assert [int(flips.sum()) for flips in seen] == [int(seen[0].sum()), 200 - int(seen[0].sum())] * 2
     assert 60 < seen[0].sum() < 140
@@ -199,31 +208,31 @@ def test_alternate_flips_show_every_image_both_ways(
 
 
 def test_plateau_and_patience_survive_a_resume(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(PLAIN, epochs=12, lr=1e-7, schedule="plateau", plateau_patience=1, patience=5)
+    recipe = with_fields(PLAIN, epochs=12, lr=1e-7, schedule="plateau", plateau_patience=1, patience=5)
     whole = run(recipe, few, tmp_path / "whole")
     run(recipe, few, tmp_path / "broken", stop_after=14)
     resumed = run(recipe, few, tmp_path / "broken", resume=True)
     rates = [row["learning_rate"] for row in whole.rows]
     assert rates == [row["learning_rate"] for row in resumed.rows]
-    assert min(rates) < recipe.lr / 9
+    assert min(rates) < recipe.optimiser.lr / 9
     assert whole.epoch == resumed.epoch == whole.best_epoch + 5 < 12
 
 
 @pytest.mark.parametrize("patience", [0, 1])
 def test_patience_both_ways(patience: int, few: tuple[Split, Split], tmp_path: Path) -> None:
-    state = run(dataclasses.replace(PLAIN, epochs=4, lr=1e-9, patience=patience), few, tmp_path)
+    state = run(with_fields(PLAIN, epochs=4, lr=1e-9, patience=patience), few, tmp_path)
     assert state.epoch == (2 if patience else 4)
 
 
 def test_seeds_decide_the_weights(few: tuple[Split, Split], tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(dataclasses.replace(PLAIN, epochs=1, seed=seed), few, tmp_path / name)
+        run(with_fields(PLAIN, epochs=1, seed=seed), few, tmp_path / name)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
 
 def test_best_weights_are_those_of_the_best_epoch(few: tuple[Split, Split], tmp_path: Path) -> None:
-    state = run(dataclasses.replace(PLAIN, epochs=4), few, tmp_path)
+    state = run(with_fields(PLAIN, epochs=4), few, tmp_path)
     accuracies = [row["validation_accuracy"] for row in read_metrics(tmp_path)]
     assert state.best_epoch == accuracies.index(max(accuracies)) + 1
     model = build_model(PLAIN)
@@ -234,7 +243,7 @@ def test_best_weights_are_those_of_the_best_epoch(few: tuple[Split, Split], tmp_
 
 
 def test_without_validation_the_last_weights_are_kept(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(PLAIN, validation_fraction=0)
+    recipe = with_fields(PLAIN, validation_fraction=0)
     state = run(recipe, (few[0], few[1].select(torch.arange(0))), tmp_path)
     assert state.best_epoch == state.epoch == 2
     assert all(math.isnan(row["validation_accuracy"]) for row in read_metrics(tmp_path))
@@ -242,20 +251,20 @@ def test_without_validation_the_last_weights_are_kept(few: tuple[Split, Split], 
 
 def test_divergence_is_one_sentence(few: tuple[Split, Split], tmp_path: Path) -> None:
     with pytest.raises(WorldError, match="lower learning rate"):
-        run(dataclasses.replace(PLAIN, lr=1e18, model="resnet20"), few, tmp_path)
+        run(with_fields(PLAIN, lr=1e18, model="resnet20"), few, tmp_path)
 
 
 def test_ticks_tell_where_it_stands(few: tuple[Split, Split], tmp_path: Path) -> None:
-    ticks: list[Tick] = []
-    train(PLAIN, *few, folder=tmp_path, tick=ticks.append)
-    last = ticks[-1]
+    watching = Watching()
+    train(PLAIN, *few, folder=tmp_path, display=watching)
+    last = watching.ticks[-1]
     assert (last.epoch, last.epochs, last.step, last.steps) == (2, 2, 4, 4)
     assert last.seconds_left == 0
     assert last.loss == pytest.approx(read_metrics(tmp_path)[-1]["train_loss"])
 
 
 def test_mean_loss_weighs_a_small_last_batch_by_its_size(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(PLAIN, epochs=1, lr=1e-12, batch_size=192)
+    recipe = with_fields(PLAIN, epochs=1, lr=1e-12, batch_size=192)
     state = run(recipe, few, tmp_path)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe)
@@ -279,77 +288,24 @@ def test_moving_average_equals_the_slow_formula(decay: float) -> None:
 
 
 def test_moving_average_is_what_gets_saved(few: tuple[Split, Split], tmp_path: Path) -> None:
-    state = run(dataclasses.replace(PLAIN, ema_decay=0.99, epochs=1), few, tmp_path)
+    state = run(with_fields(PLAIN, ema_decay=0.99, epochs=1), few, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert state.average is not None
     assert all(torch.equal(saved[name], tensor) for name, tensor in state.average.module.state_dict().items())
     assert not all(torch.equal(saved[name], tensor) for name, tensor in state.model.state_dict().items())
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_mixed_loss_equals_cross_entropy_with_soft_labels(smoothing: float, share: float) -> None:
-    logits = torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
-    labels, others = torch.arange(7), torch.arange(7).flip(0)
-    soft = share * F.one_hot(labels, 10) + (1 - share) * F.one_hot(others, 10)
-    soft = (1 - smoothing) * soft + smoothing / 10
-    slow = -(soft * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(mixed_loss(logits, labels, others, share=share, label_smoothing=smoothing), slow)
-
-
-@pytest.mark.parametrize("fields", [{}, {"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
-def test_mixing_both_ways(fields: dict[str, float], few: tuple[Split, Split]) -> None:
-    recipe, generator = dataclasses.replace(PLAIN, **fields), torch.Generator().manual_seed(0)  # type: ignore[arg-type]
-    pixels, others, share = augment(few[0].images, few[0].labels, recipe=recipe, generator=generator)
-    assert (share == 1.0) == (not fields)
-    assert torch.equal(others, few[0].labels) == (not fields)
-    assert torch.equal(pixels, few[0].images / 255) == (not fields)
-
-
-def test_training_never_reads_the_test_split(sample: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = cifar10.load
-
-    def only_train(dataset: Dataset, part: str) -> Split:
-        assert part == "train", "training asked for the test split"
-        return real(dataset, part)
-
-    monkeypatch.setattr("cifar.training.run.load", only_train)
-    recipe = dataclasses.replace(PLAIN, epochs=1, num_folds=5, fold=3)
-    images = training_images(recipe, sample, device="cpu")
-    assert run_training(recipe, sample, images, folder=tmp_path, device="cpu")
-    summary = read_json(tmp_path / "summary.json")
-    assert summary["test_readings"] == []
-    assert (summary["num_train"], summary["num_validation"]) == (800, 200)
-
-
-def test_the_summary_of_a_run(sample: Dataset, tmp_path: Path) -> None:
-    images = training_images(PLAIN, sample, device="cpu")
-    assert run_training(
-        dataclasses.replace(PLAIN, seed=3), sample, images, folder=tmp_path, device="cpu", command="cifar train"
-    )
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["data"].startswith("SAMPLE")
-    assert summary["data_sha256"] == sample.sha256
-    assert summary["recipe"] == dataclasses.asdict(dataclasses.replace(PLAIN, seed=3))
-    assert (summary["seed"], summary["epochs"], summary["finished"]) == (3, 2, True)
-    assert summary["parameters"] == sum(p.numel() for p in build_model(recipe_for("cnn")).parameters())
-    assert 0 <= summary["validation_accuracy"] <= 1
-    assert summary["machine"]["cores"] >= 1
-    assert summary["versions"]["torch"] == torch.__version__.partition("+")[0] or summary["versions"]["torch"]
-    assert summary["seconds"] > 0
-    assert summary["sittings"] == 1
-
-
-def test_the_summary_counts_its_sittings(sample: Dataset, tmp_path: Path) -> None:
-    images = training_images(PLAIN, sample, device="cpu")
-    stops = iter([True, True, False])
-    for resume in (False, True, True):
-        stop = next(stops)
-        finished = run_training(
-            PLAIN, sample, images, folder=tmp_path, device="cpu", should_stop=lambda stop=stop: stop, resume=resume
-        )
-        assert finished != stop
-    assert read_json(tmp_path / "summary.json")["sittings"] == 3
+def test_best_accuracy_survives_a_resume(few: tuple[Split, Split], tmp_path: Path) -> None:
+    """The display is told of it, so that "(best)" does not start anew."""
+    recipe = with_fields(PLAIN, epochs=6, lr=0.02)
+    whole, first, second = Watching(), Watching(stop_after=13), Watching()
+    for name, watching in (("whole", whole), ("broken", first), ("broken", second)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        train(recipe, *few, folder=tmp_path / name, display=watching, resume=watching is second)
+    assert first.best + second.best == whole.best
+    assert (whole.best_at_start, first.best_at_start) == (-1, -1)
+    accuracies = [row["validation_accuracy"] for row in read_metrics(tmp_path / "broken")]
+    assert second.best_at_start == max(accuracies[:3])
 
 
 def test_a_damaged_checkpoint_is_one_sentence(few: tuple[Split, Split], tmp_path: Path) -> None:
@@ -369,14 +325,14 @@ def test_a_damaged_checkpoint_is_one_sentence(few: tuple[Split, Split], tmp_path
 def test_the_rate_told_is_the_recipes_and_not_that_of_the_lowest_layer(
     few: tuple[Split, Split], tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(
+    recipe = with_fields(
         any_network(),
         model="timm:test_vit.r160_in1k",
         epochs=1,
         layer_decay=0.5,
         schedule="constant",
-        warmup_epochs=0.0,
+        warmup_epochs=0,
     )
     state = run(recipe, few, tmp_path)
-    assert state.rows[0]["learning_rate"] == recipe.lr
-    assert min(group["lr"] for group in state.optimiser.param_groups) < recipe.lr
+    assert state.rows[0]["learning_rate"] == recipe.optimiser.lr
+    assert min(group["lr"] for group in state.optimiser.param_groups) < recipe.optimiser.lr

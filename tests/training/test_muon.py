@@ -1,7 +1,6 @@
 """Muon against PyTorch's own, which takes matrices alone and works in bf16, and against the singular vectors."""
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import nn
 from cifar.data.split import Split
 from cifar.errors import InputError
 from cifar.models import build_model
-from cifar.recipes import recipe_for, with_settings
+from cifar.recipes import recipe_for, with_fields, with_settings
 from cifar.training.loop import train
 from cifar.training.muon import Muon, iterate, iterate_squares, orthogonalise
 from cifar.training.optimisers import build_optimiser
@@ -57,17 +56,18 @@ def test_squares_alone_give_the_same_iteration(steps: int) -> None:
 def test_steps_equal_those_of_torch() -> None:
     """Two networks of linear layers: PyTorch's Muon and AdamW, each with its own part, against ours with both."""
     torch.manual_seed(0)
-    ours = nn.Sequential(nn.Linear(12, 30), nn.Tanh(), nn.Linear(30, 7), nn.Tanh(), nn.Linear(7, 10))
-    before = ours[0].weight.detach().clone()
+    pixels_to_12 = (nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    ours = nn.Sequential(*pixels_to_12, nn.Linear(12, 30), nn.Tanh(), nn.Linear(30, 7), nn.Tanh(), nn.Linear(7, 10))
+    before = ours[2].weight.detach().clone()
     theirs = copy.deepcopy(ours)
-    matrices = [theirs[0].weight, theirs[2].weight]
+    matrices = [theirs[2].weight, theirs[4].weight]
     rest = [parameter for parameter in theirs.parameters() if all(parameter is not matrix for matrix in matrices)]
     recipe = with_settings(recipe_for("cnn"), ["optimiser=muon", "lr=0.02", "weight_decay=0.1", "momentum=0.9"])
-    optimiser = build_optimiser(recipe, ours)
+    optimiser = build_optimiser(recipe.optimiser, ours)
     muon = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=0.02, weight_decay=0.1)
     for step in range(5):
-        inputs = draw(16, 12, seed=step)
+        inputs = draw(16, 3, 2, 2, seed=step)
         for network, optimisers in ((ours, [optimiser]), (theirs, [muon, adamw])):
             network.zero_grad()
             network(inputs).square().sum().backward()
@@ -75,13 +75,13 @@ def test_steps_equal_those_of_torch() -> None:
                 one.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=0.02, atol=0.004)  # theirs is in bf16
-    assert (ours[0].weight - theirs[0].weight).norm() < 0.03 * (ours[0].weight - before).norm()
+    assert (ours[2].weight - theirs[2].weight).norm() < 0.03 * (ours[2].weight - before).norm()
 
 
 def test_filters_are_matrices_and_the_rest_is_adamws() -> None:
     model = build_model(recipe_for("resnet"))
     recipe = with_settings(recipe_for("resnet"), ["optimiser=muon", "decay_all=false"])
-    optimiser = build_optimiser(recipe, model)
+    optimiser = build_optimiser(recipe.optimiser, model)
     kinds = {
         id(parameter): (group["kind"], group["weight_decay"])
         for group in optimiser.param_groups
@@ -97,7 +97,7 @@ def test_filters_are_matrices_and_the_rest_is_adamws() -> None:
     before = filters.detach().clone()
     model(torch.rand(4, 3, 32, 32)).sum().backward()
     optimiser.step()
-    change = (before * (1 - recipe.lr * 5e-4) - filters.detach()) / recipe.lr
+    change = (before * (1 - recipe.optimiser.lr * 5e-4) - filters.detach()) / recipe.optimiser.lr
     # Root mean square of an orthogonal [R, C] is 1/√max(R, C); the scale makes it AdamW's usual 0.2.
     assert change.square().mean().sqrt().item() == pytest.approx(0.2, rel=0.3)
 
@@ -112,10 +112,10 @@ def test_what_is_saved_goes_on_the_same() -> None:
     recipe = with_settings(recipe_for("cnn"), ["optimiser=muon", "lr=0.01"])
     torch.manual_seed(0)
     model = build_model(recipe)
-    optimiser = build_optimiser(recipe, model)
+    optimiser = build_optimiser(recipe.optimiser, model)
     steps(model, optimiser, range(3))
     twin = copy.deepcopy(model)
-    twins = build_optimiser(recipe, twin)
+    twins = build_optimiser(recipe.optimiser, twin)
     twins.load_state_dict(copy.deepcopy(optimiser.state_dict()))
     steps(model, optimiser, range(3, 5))
     steps(twin, twins, range(3, 5))
@@ -125,7 +125,7 @@ def test_what_is_saved_goes_on_the_same() -> None:
 
 def test_rates_by_layer_are_refused() -> None:
     with pytest.raises(InputError, match="leave it out with muon"):
-        dataclasses.replace(recipe_for("previt"), optimiser="muon", layer_decay=0.5)
+        with_fields(recipe_for("previt"), optimiser="muon", layer_decay=0.5)
 
 
 def test_a_parameter_without_a_gradient_stays() -> None:
@@ -140,20 +140,20 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 def test_filters_of_a_fixed_norm_and_sgd_for_the_rest() -> None:
     """One step and a second one of the reference's optimiser, written out by hand."""
-    recipe = dataclasses.replace(recipe_for("speednet-reference"), head_lr=2.0, bias_lr=0.5)
+    recipe = with_fields(recipe_for("speednet-reference"), head_lr=2.0, bias_lr=0.5)
     torch.manual_seed(0)
     model = build_model(recipe).double()
-    optimiser = build_optimiser(recipe, model)
+    optimiser = build_optimiser(recipe.optimiser, model)
     twin = copy.deepcopy(model)
     named = dict(twin.named_parameters())
     biases = [parameter for name, parameter in named.items() if parameter.ndim == 1 and parameter.requires_grad]
-    wd = recipe.weight_decay
+    decay, head_lr, bias_lr = recipe.optimiser.weight_decay, recipe.optimiser.head_lr, recipe.optimiser.bias_lr
     plain = torch.optim.SGD(
         [
-            {"params": [named["head.weight"]], "lr": recipe.head_lr, "weight_decay": wd / recipe.head_lr},
-            {"params": biases, "lr": recipe.bias_lr, "weight_decay": wd / recipe.bias_lr},
+            {"params": [named["head.weight"]], "lr": head_lr, "weight_decay": decay / head_lr},
+            {"params": biases, "lr": bias_lr, "weight_decay": decay / bias_lr},
         ],
-        momentum=recipe.rest_momentum, nesterov=True,
+        momentum=recipe.optimiser.rest_momentum, nesterov=True,
     )  # fmt: skip
     momenta: dict[str, torch.Tensor] = {}
     for seed in range(2):
@@ -166,20 +166,20 @@ def test_filters_of_a_fixed_norm_and_sgd_for_the_rest() -> None:
         with torch.no_grad():
             for name, parameter in named.items():
                 if parameter.ndim == 4 and parameter.grad is not None:
-                    momenta[name] = momenta.get(name, 0) * recipe.momentum + parameter.grad
-                    direction = parameter.grad + recipe.momentum * momenta[name]
+                    momenta[name] = momenta.get(name, 0) * recipe.optimiser.momentum + parameter.grad
+                    direction = parameter.grad + recipe.optimiser.momentum * momenta[name]
                     rows = len(parameter)
                     update = orthogonalise(direction.view(1, rows, -1), steps=3).view_as(parameter)
-                    parameter.copy_(parameter * rows**0.5 / parameter.norm() - recipe.lr * update)
+                    parameter.copy_(parameter * rows**0.5 / parameter.norm() - recipe.optimiser.lr * update)
     assert len(momenta) == 6
     for name, mine in model.named_parameters():
         torch.testing.assert_close(mine, named[name], rtol=1e-6, atol=1e-8, msg=name)
 
 
 def test_the_whitening_bias_is_trained_for_its_epochs(few: tuple[Split, Split], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(
+    recipe = with_fields(
         recipe_for("speednet-reference"), model="speednet-narrow", epochs=3, batch_size=100, whitening_epochs=1,
-        compile="no", head_lr=1.0, bias_lr=0.1,
+        head_lr=1.0, bias_lr=0.1,
     )  # fmt: skip
     biases: list[torch.Tensor] = []
 
@@ -198,3 +198,38 @@ def test_the_whitening_bias_is_trained_for_its_epochs(few: tuple[Split, Split], 
     rates = [row["learning_rate"] for row in state.rows]
     assert rates[0] > rates[1] > rates[2] > 0  # of the filters
     assert not state.model.whitening.bias.requires_grad  # type: ignore[union-attr]
+
+
+class HeadFirst(nn.Module):
+    """A network whose head is defined before its other layers, as many are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 10)
+        self.conv = nn.Conv2d(3, 8, 3, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(images).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["muon", "muon-sgd"])
+def test_head_is_the_layer_that_gives_the_logits_wherever_it_is_defined(kind: str) -> None:
+    model = HeadFirst().train()
+    optimiser = build_optimiser(with_fields(recipe_for("cnn"), optimiser=kind).optimiser, model)
+    kinds = {id(one): group["kind"] for group in optimiser.param_groups for one in group["params"]}
+    assert kinds[id(model.conv.weight)].startswith("muon")
+    assert not kinds[id(model.head.weight)].startswith("muon")
+    assert model.training
+    assert not list(model.head._forward_hooks)
+
+
+def test_a_step_allocates_no_tensor_per_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first step momentum is only updated."""
+    weights = [nn.Parameter(draw(4, 6, seed=seed)) for seed in range(3)]
+    optimiser = Muon([{"params": weights[:2], "kind": "muon"}, {"params": weights[2:], "kind": "sgd"}], lr=0.1)
+    for step in range(2):
+        for weight in weights:
+            weight.grad = draw(4, 6, seed=9)
+        if step:
+            monkeypatch.setattr(torch, "zeros_like", lambda _: pytest.fail("momentum was allocated again"))
+        optimiser.step()

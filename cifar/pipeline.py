@@ -1,0 +1,388 @@
+"""A run from data to pictures: train → predict → metrics → write → draw; one run, or all folds of a cross-validation.
+
+The only code that knows all rooms. The test split is opened here alone, and every time is counted in summary.json.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar.data.cifar10 import Dataset, cut, load, validation_split
+from cifar.data.split import NUM_TRAIN, Split
+from cifar.errors import InputError
+from cifar.evaluation.evaluate import evaluate, temperature_scaling
+from cifar.evaluation.predict import VIEWS, chosen_views, predict
+from cifar.models import is_pretrained
+from cifar.recipes import Recipe, to_mapping
+from cifar.runs import (
+    CHECKPOINT,
+    CORRUPTIONS,
+    CROSSVAL,
+    EVALUATION,
+    RECIPE,
+    REFERENCES,
+    SUMMARY,
+    count_test_evaluation,
+    load_network,
+    read_json,
+    read_metrics,
+    read_predictions,
+    run_recipe,
+    run_state,
+    update_summary,
+    wandb_id,
+    write_evaluation,
+    write_files,
+    write_recipe,
+    write_record,
+)
+from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
+from cifar.training.display import Display
+from cifar.training.estimate import estimate_seconds, estimate_sentence
+from cifar.training.features import frozen_activations
+from cifar.training.loggers import open_loggers
+from cifar.training.loop import train
+from cifar.training.summary import describe_run, describe_training
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `cifar train` was asked for.
+
+    Attributes:
+        recipe: decides the result.
+        folder: the run's, or the cross-validation's, which holds one per fold.
+        device: cpu, mps or cuda.
+        compile: fuse the network's operations with torch.compile.
+        cross_validate: train all folds of the recipe.
+        wandb, tensorboard: log there too.
+        resume: continue what the folder holds.
+        command: what was typed, for the record.
+    """
+
+    recipe: Recipe
+    folder: Path
+    device: str = "cpu"
+    compile: bool = False
+    cross_validate: bool = False
+    wandb: bool = False
+    tensorboard: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+class Stopped(Exception):  # noqa: N818  (no error: a person asked for it)
+    """A training was stopped after a step, with everything saved in this run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+
+
+def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = None) -> dict[str, Any]:
+    """Train one run to its end and evaluate its best weights on the test set once.
+
+    What is done already is not done again: a tested run is left alone, a trained one is only evaluated.
+
+    Args:
+        job: of one run.
+        dataset: that it is trained on.
+        display: sees progress and the result.
+        fold: its number in a cross-validation, from 0.
+
+    Returns:
+        what summary.json holds.
+
+    Raises:
+        Stopped: the display asked for it.
+        InputError: the run to resume was trained on other data.
+        WorldError: as `train` and `evaluate_run`.
+    """
+    begun = job.resume and (job.folder / SUMMARY).exists()
+    state = run_state(read_json(job.folder / SUMMARY)) if begun else "unfinished"
+    if state == "tested":
+        display.say(f"{job.folder} is finished already.")
+        return read_json(job.folder / SUMMARY)
+    if state == "unfinished":
+        train_run(job, dataset, display=display, resume=begun)
+    evaluate_run(
+        job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
+        announce=lambda summary: display.result(summary, job.folder, fold=fold),
+    )  # fmt: skip
+    from cifar.reporting.pictures import training_pictures
+
+    title = f"{job.recipe.model}: {job.folder.name}"
+    write_files(job.folder, training_pictures(read_metrics(job.folder), title=title, note=dataset.note))
+    return read_json(job.folder / SUMMARY)
+
+
+def train_run(job: Job, dataset: Dataset, *, display: Display, resume: bool) -> None:
+    """Train a recipe into its run folder; the test split is not opened.
+
+    Args:
+        job, dataset, display: as in `run_one`.
+        resume: go on with what the folder holds.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one`.
+    """
+    recipe, folder = job.recipe, job.folder
+    if resume:
+        check_data(folder, read_json(folder / SUMMARY), dataset)
+    elif is_pretrained(recipe):
+        num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
+        display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
+    images = load(dataset, "train")
+    if recipe.network.train_blocks >= 0:
+        progress = progress_of(display, "frozen part")
+        images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress)
+    training, validation = cut(images, recipe.holdout)
+    if resume:
+        update_summary(folder, sittings=read_json(folder / SUMMARY).get("sittings", 1) + 1)
+    else:
+        write_recipe(folder, recipe)
+        counts = {"num_train": len(training), "num_validation": len(validation)}
+        facts = describe_run(recipe, dataset, device=job.device, compile=job.compile, command=job.command)
+        update_summary(folder, **facts, **counts)
+    run_id = wandb_id(folder) if job.wandb else ""
+    with ExitStack() as stack:
+        stack.callback(display.end_training)
+        loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
+        for logger in loggers:
+            stack.callback(logger.close)
+        # A run that was killed within its first epoch has no checkpoint yet, and begins anew.
+        state = train(
+            recipe, training, validation, folder=folder, device=job.device, compile=job.compile, display=display,
+            loggers=loggers, resume=resume and (folder / CHECKPOINT).exists(),
+        )  # fmt: skip
+    if not state.finished:
+        raise Stopped(folder)
+    update_summary(folder, **describe_training(recipe, state, num_images=len(training)))
+
+
+def evaluate_run(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    split: str,
+    purpose: str,
+    device: str,
+    display: Display,
+    views: str = "",
+    references: bool = False,
+    corruptions: bool = False,
+    announce: Callable[[dict[str, Any]], None] = lambda _summary: None,
+) -> dict[str, Any]:
+    """Evaluate a run's best weights on a split once; write the figures, then draw them.
+
+    On the test split the run's own validation images, if it has any, are predicted as well, and a temperature is fitted
+    to them. On the validation split there is none, since it would be judged by what it was fitted to.
+
+    Args:
+        folder: of a run that has completed at least one epoch.
+        dataset: the data that the run was trained on.
+        split: "test", or "validation": the part of the training images that this run held out.
+        purpose: why the test split is opened; recorded in summary.json with the time.
+        device: cpu, mps or cuda.
+        display: sees progress.
+        views: TTA instead of the recipe's; "" is the recipe's. Only a test evaluation of a finished training with the
+            recipe's TTA is the result in summary.json.
+        references: compare with human labels and the known faults of the test set as well, into references.json.
+        corruptions: evaluate on corrupted test images as well, into corruptions.json.
+        announce: gets the summary when the figures are written, before anything is drawn.
+
+    Returns:
+        what evaluation.json holds, and under "references" and "corruptions" what theirs do, where asked for.
+
+    Raises:
+        InputError: no run folder, other data, no such split or TTA, or no validation images, references or corruptions.
+        WorldError: the weights or references cannot be read, or the disk cannot keep the corrupted images.
+    """
+    recipe, summary = run_recipe(folder), read_json(folder / SUMMARY)
+    check_data(folder, summary, dataset)
+    if split not in ("test", "validation"):
+        raise InputError(f"There is no split {split!r}: choose test or validation.")
+    views, below = chosen_views(recipe, views)
+    if views not in VIEWS:
+        raise InputError(f"There is no TTA {views!r}: choose from {', '.join(VIEWS)}.")
+    # Whatever can be refused is refused before the test split is opened.
+    known = None
+    if references:
+        from cifar.audit.people import compare_with_references, open_references
+
+        known = open_references(dataset, split=split, say=display.say)
+    if corruptions:
+        from cifar.robustness.corruptions import check_corruptions
+
+        check_corruptions(dataset, split=split)
+    model, validation = load_network(folder), validation_split(dataset, holdout=recipe.holdout)
+    if split == "test":
+        count_test_evaluation(folder, purpose=purpose)
+        part = load(dataset, "test")
+    elif validation:
+        part, validation = validation, None
+    else:
+        raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
+
+    identity: dict[str, Any] = {"run": folder.name, "views": views, "data": dataset.name, "data_sha256": dataset.sha256}
+    probs, figures = measure(
+        model, part, validation, split=split, views=views, below=below, device=device, display=display
+    )
+    evaluation = identity | figures
+    write_evaluation(folder, evaluation, probs.numpy(), part.labels.numpy())
+    if split == "test" and views == recipe.tta.views and run_state(summary) != "unfinished":
+        summary = update_summary(
+            folder, state="tested", test_accuracy=evaluation["accuracy"], test_interval=evaluation["interval"]
+        )
+    announce(summary)
+    from cifar.reporting.pictures import evaluation_pictures
+
+    people = known.people if known else None
+    write_files(folder, evaluation_pictures(evaluation, part, probs, people=people, note=dataset.note))
+
+    results: dict[str, Any] = dict(evaluation)
+    if known:
+        results["references"] = identity | compare_with_references(probs, part.labels, known)
+        write_record(folder / REFERENCES, results["references"])
+    if corruptions:
+        from cifar.robustness.draw import corruption_pictures
+        from cifar.robustness.evaluate import evaluate_corruptions
+
+        accuracies = evaluate_corruptions(
+            model, part, data_sha256=dataset.sha256, views=views, below=below,
+            progress=progress_of(display, "corrupted"),
+        )  # fmt: skip
+        results["corruptions"] = identity | {"clean_accuracy": evaluation["accuracy"]} | accuracies
+        write_record(folder / CORRUPTIONS, results["corruptions"])
+        write_files(folder, corruption_pictures(results["corruptions"], note=dataset.note))
+    return results
+
+
+def measure(
+    model: nn.Module,
+    part: Split,
+    validation: Split | None,
+    *,
+    split: str,
+    views: str,
+    below: float,
+    device: str,
+    display: Display,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Predict images, and all figures of the predictions; nothing is written.
+
+    Args:
+        model: the network.
+        part: N images with labels, of the split of this name.
+        validation: images to fit a temperature on; None for none.
+        views, below: as in `predict`.
+        device: cpu, mps or cuda.
+        display: sees progress.
+
+    Returns:
+        probabilities float32 [N, 10], and the figures, JSON-ready.
+    """
+    total = len(part) + (len(validation) if validation else 0)
+
+    def probabilities(images: Tensor, *, first: int) -> Tensor:
+        progress = lambda done, _: display.images(split, first + done, total)  # noqa: E731
+        return predict(model, images, device=device, views=views, below=below, progress=progress)
+
+    started = time.perf_counter()
+    probs = probabilities(part.images, first=0)
+    seconds = round(time.perf_counter() - started, 3)
+    scaling = None
+    if validation:
+        validation_probs = probabilities(validation.images, first=len(part))
+        scaling = temperature_scaling(validation_probs, validation.labels, probs, part.labels)
+    cost = {"passes_an_image": len(VIEWS[views]), "views_below": below, "prediction_seconds": seconds}
+    return probs, cost | evaluate(probs, part.labels, split=split) | {"temperature_scaling": scaling}
+
+
+def run_folds(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]:
+    """Train and test every fold that is not tested yet, and write crossval.json.
+
+    Args:
+        job: of a cross-validation.
+        dataset: that it is trained on.
+        display: sees progress and each fold's result.
+
+    Returns:
+        what crossval.json holds.
+
+    Raises:
+        Stopped: names the cross-validation's folder, from which it resumes.
+        InputError: it began with other data.
+        WorldError: as `run_one`.
+    """
+    result: dict[str, Any] = {"finished": False, "data": dataset.name, "data_sha256": dataset.sha256}
+    if job.resume:
+        check_data(job.folder, read_json(job.folder / CROSSVAL), dataset)
+    else:
+        write_recipe(job.folder, job.recipe)
+        write_record(job.folder / CROSSVAL, result)
+    summaries, fold_probs, labels = [], [], torch.empty(0)
+    for fold in range(job.recipe.holdout.num_folds):
+        recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
+        folder.mkdir(exist_ok=True)
+        display.start_fold(fold, job.recipe.holdout.num_folds)
+        resume = job.resume and (folder / RECIPE).exists()
+        fold_job = dataclasses.replace(job, recipe=recipe, folder=folder, resume=resume)
+        try:
+            summaries.append(run_one(fold_job, dataset, display=display, fold=fold))
+        except Stopped:
+            raise Stopped(job.folder) from None
+        probs, labels = predictions_on_test(fold_job, dataset, display=display)
+        fold_probs.append(probs)
+    # An ensemble of the folds: its accuracy is not the mean of theirs.
+    ensemble = evaluate(torch.stack(fold_probs).mean(dim=0), labels, split="test")
+    result |= {"finished": True, "recipe": to_mapping(job.recipe)} | summarise_folds(summaries)
+    result["test_of_averaged_probabilities"] = {key: ensemble[key] for key in ("accuracy", "interval", "loss")}
+    result["seconds"] = sum(summary["seconds"] for summary in summaries)
+    write_record(job.folder / CROSSVAL, result)
+    return result
+
+
+def predictions_on_test(job: Job, dataset: Dataset, *, display: Display) -> tuple[Tensor, Tensor]:
+    """Probabilities [N, 10] of a tested run on the test split with its own TTA, and labels [N].
+
+    They are in the run folder, unless the run was evaluated otherwise since: then it is evaluated again, and counted.
+
+    Args:
+        job, dataset: of the run.
+        display: sees progress.
+    """
+    evaluation = read_json(job.folder / EVALUATION)
+    if (evaluation["split"], evaluation.get("views")) != ("test", job.recipe.tta.views):
+        evaluate_run(
+            job.folder, dataset, split="test", purpose="ensemble of the folds", device=job.device, display=display
+        )
+    probs, labels, _ = read_predictions(job.folder)
+    return torch.from_numpy(probs), torch.from_numpy(labels)
+
+
+def check_data(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse other data than a run or cross-validation began with.
+
+    Args:
+        folder: for the error.
+        record: its summary.json or crossval.json.
+        dataset: that it is to go on with.
+
+    Raises:
+        InputError: says which data it was.
+    """
+    if record["data_sha256"] != dataset.sha256:
+        raise InputError(f"{folder} was trained on {record['data']}, not on {dataset.name}: give the same --data.")
+
+
+def progress_of(display: Display, label: str) -> Callable[[int, int], None]:
+    """The display's progress of images under a label."""
+    return lambda done, total: display.images(label, done, total)

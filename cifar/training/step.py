@@ -1,0 +1,71 @@
+"""One optimisation step: forward, loss, backward, update."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def training_step(
+    model: nn.Module,
+    optimiser: Optimizer,
+    scaler: GradScaler,
+    batch: tuple[Tensor, Tensor, Tensor, float],
+    *,
+    precision: str,
+    label_smoothing: float,
+    clip_norm: float,
+) -> tuple[Tensor, Tensor]:
+    """Update the weights once.
+
+    Autocast begins behind the pixels: rounding them to bf16 would cost up to half a grey level.
+
+    Args:
+        model: float pixels [N, 3, H, W] to logits [N, classes].
+        optimiser: of its parameters.
+        scaler: of the loss; enabled for fp16 only.
+        batch: pixels; labels int64 [N]; the labels that were mixed in [N]; lambda, the weight of the first labels.
+        precision: fp32, bf16 or fp16, as the device has it.
+        label_smoothing: probability mass spread over all classes.
+        clip_norm: maximum gradient norm; 0 does not clip.
+
+    Returns:
+        the mean loss in nats, and logits float32 [N, classes]; both on the device.
+    """
+    pixels, labels, mixed_labels, lam = batch
+    with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        logits = model(pixels)
+    logits = logits.float()
+    loss = mixed_loss(logits, labels, mixed_labels, lam=lam, label_smoothing=label_smoothing)
+    optimiser.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if clip_norm:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(trained_parameters(optimiser), clip_norm)
+    scaler.step(optimiser)
+    scaler.update()
+    return loss.detach(), logits.detach()
+
+
+def trained_parameters(optimiser: Optimizer) -> Iterable[Tensor]:
+    """All parameters of an optimiser."""
+    return (parameter for group in optimiser.param_groups for parameter in group["params"])
+
+
+def mixed_loss(logits: Tensor, labels: Tensor, mixed_labels: Tensor, *, lam: float, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy in nats against two labels, weighted lam and 1 - lam (mixup's and CutMix's lambda).
+
+    Args:
+        logits: float [N, classes]; labels, mixed_labels: int64 [N].
+        lam: 0 to 1; 1 leaves the second labels out.
+        label_smoothing: probability mass spread over all classes.
+    """
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    if lam == 1.0:
+        return loss
+    return lam * loss + (1 - lam) * F.cross_entropy(logits, mixed_labels, label_smoothing=label_smoothing)
