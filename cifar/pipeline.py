@@ -106,10 +106,11 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         WorldError: as `train` and `evaluate_run`.
     """
     begun = job.resume and (job.folder / SUMMARY).exists()
-    state = run_state(read_json(job.folder / SUMMARY)) if begun else "unfinished"
+    summary = read_json(job.folder / SUMMARY) if begun else {}
+    state = run_state(summary)
     if state == "tested":
         display.say(f"{job.folder} is finished already.")
-        return read_json(job.folder / SUMMARY)
+        return summary
     if state == "unfinished":
         train_run(job, dataset, display=display, resume=begun)
     evaluate_run(
@@ -135,7 +136,8 @@ def train_run(job: Job, dataset: Dataset, *, display: Display, resume: bool) -> 
     """
     recipe, folder = job.recipe, job.folder
     if resume:
-        check_data(folder, read_json(folder / SUMMARY), dataset)
+        summary = read_json(folder / SUMMARY)
+        check_data(folder, summary, dataset)
     elif is_pretrained(recipe):
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
         display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
@@ -145,7 +147,7 @@ def train_run(job: Job, dataset: Dataset, *, display: Display, resume: bool) -> 
         images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress)
     training, validation = cut(images, recipe.holdout)
     if resume:
-        update_summary(folder, sittings=read_json(folder / SUMMARY).get("sittings", 1) + 1)
+        update_summary(folder, sittings=summary.get("sittings", 1) + 1)
     else:
         write_recipe(folder, recipe)
         counts = {"num_train": len(training), "num_validation": len(validation)}

@@ -20,6 +20,7 @@ Every file is written whole: to a temporary name in the same folder, flushed, th
 import csv
 import io
 import json
+import shlex
 import shutil
 import tempfile
 import uuid
@@ -229,18 +230,19 @@ def read_predictions(folder: Path) -> tuple["NDArray[np.float32]", "NDArray[np.i
     """Probabilities [N, 10], labels [N] and the name of the split of a run's last evaluation.
 
     Raises:
-        WorldError: absent or damaged.
+        WorldError: absent or damaged; names the command that makes them.
     """
     import numpy as np
 
-    path = folder / PREDICTIONS
+    path, remedy = folder / PREDICTIONS, f"make it with `cifar evaluate {shlex.quote(str(folder))}`"
     try:
         with np.load(path) as arrays:
             return arrays["probs"], arrays["labels"], str(arrays["split"])
     except FileNotFoundError:
-        raise WorldError(f"{path} does not exist: `cifar evaluate {folder}` makes it.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise WorldError(f"{path} cannot be read ({error}): `cifar evaluate {folder}` makes it anew.") from None
+        remedy += ", which is counted as a test evaluation"
+        raise WorldError(f"{folder} has no {PREDICTIONS}: {remedy}.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise WorldError(f"{path} is damaged: {remedy} anew.") from None
 
 
 def run_recipe(folder: Path) -> Recipe:

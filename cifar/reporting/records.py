@@ -5,14 +5,11 @@ predictions were made.
 """
 
 import shlex
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.comparison import EvaluatedRun, check_comparable
@@ -24,6 +21,7 @@ from cifar.runs import (
     check_run,
     read_json,
     read_metrics,
+    read_predictions,
     run_recipe,
     run_state,
 )
@@ -114,18 +112,14 @@ def read_evaluated_run(folder: Path, *, name: str) -> EvaluatedRun:
     """
     if (folder / CROSSVAL).exists():
         raise InputError(f"{folder} holds a cross-validation: compare its folds, such as {folder / 'fold-0'}.")
-    recipe, path = run_recipe(folder), folder / PREDICTIONS
-    remedy = f"make it with `cifar evaluate {shlex.quote(str(folder))}`"
-    if not path.exists():
-        raise WorldError(f"{folder} has no {PREDICTIONS}: {remedy}, which is counted as a test evaluation.")
+    recipe = run_recipe(folder)
+    probs, labels, split = read_predictions(folder)
     evaluation, summary = read_json(folder / EVALUATION), read_json(folder / SUMMARY)
-    try:
-        with np.load(path) as arrays:
-            probs, labels, split = arrays["probs"], arrays["labels"], str(arrays["split"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise WorldError(f"{path} is damaged: {remedy} anew.") from None
     if (split, probs.shape) != (evaluation["split"], (evaluation["num_images"], 10)) or len(labels) != len(probs):
-        raise WorldError(f"{path} and {EVALUATION} beside it are of two evaluations: {remedy} anew.")
+        raise WorldError(
+            f"{folder / PREDICTIONS} and {EVALUATION} beside it are of two evaluations: "
+            f"make them with `cifar evaluate {shlex.quote(str(folder))}` anew."
+        )
     return EvaluatedRun(
         name=name,
         folder=folder,
