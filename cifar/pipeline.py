@@ -5,8 +5,8 @@ The only code that knows all rooms. The test split is opened here alone, and eve
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,34 @@ from torch import Tensor, nn
 
 from cifar.data.cifar10 import Dataset, cut, load, validation_split
 from cifar.data.split import NUM_TRAIN, Split
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
 from cifar.evaluation.predict import VIEWS, chosen_views, predict
+from cifar.files import json_text
 from cifar.models import is_pretrained
 from cifar.recipes import Recipe, to_mapping
 from cifar.runs import (
+    CHANGEABLE,
     CHECKPOINT,
     CORRUPTIONS,
     CROSSVAL,
     EVALUATION,
-    RECIPE,
+    PICTURES,
+    PREDICTIONS,
     REFERENCES,
     SUMMARY,
+    WEIGHTS,
+    Content,
+    change_recipe,
+    check_same,
+    checksum,
     count_test_evaluation,
+    evaluation_name,
+    first_files,
+    is_run,
     load_network,
+    new_run,
+    open_run,
     read_json,
     read_metrics,
     read_predictions,
@@ -39,17 +52,18 @@ from cifar.runs import (
     update_summary,
     wandb_id,
     write_evaluation,
+    write_file,
     write_files,
-    write_recipe,
-    write_record,
 )
 from cifar.training.crossval import fold_folder, fold_recipe, summarise_folds
 from cifar.training.display import Display
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
 from cifar.training.loggers import open_loggers
-from cifar.training.loop import train
+from cifar.training.loop import CHECKPOINT_SECONDS, train
 from cifar.training.summary import describe_run, describe_training
+
+Create = Callable[[Mapping[str, Content]], None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,8 @@ class Job:
         cross_validate: train all folds of the recipe.
         wandb, tensorboard: log there too.
         resume: continue what the folder holds.
+        overwrite: replace what the folder holds, once nothing can be refused any more.
+        checkpoint_seconds: between two checkpoints within an epoch; 0 is none.
         command: what was typed, for the record.
     """
 
@@ -75,6 +91,8 @@ class Job:
     wandb: bool = False
     tensorboard: bool = False
     resume: bool = False
+    overwrite: bool = False
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     command: str = ""
 
 
@@ -105,38 +123,109 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         InputError: the run to resume was trained on other data.
         WorldError: as `train` and `evaluate_run`.
     """
-    begun = job.resume and (job.folder / SUMMARY).exists()
-    summary = read_json(job.folder / SUMMARY) if begun else {}
-    state = run_state(summary)
-    if state == "tested":
-        display.say(f"{job.folder} is finished already.")
+    with held(job) as create:
+        state = run_state(resumed_summary(job)) if job.resume else "unfinished"
+        if state == "unfinished":
+            train_held(job, dataset, display=display, create=create)
+        if state != "tested":
+            evaluate_held(
+                job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
+                announce=lambda summary: display.result(summary, job.folder, fold=fold),
+            )  # fmt: skip
+        drawn = draw_missing(job, dataset)
+        if state == "tested" and not drawn:
+            display.say(f"{job.folder} is finished already; `--resume {job.folder} -e EPOCHS` trains it for longer.")
+        return read_json(job.folder / SUMMARY)
+
+
+@contextmanager
+def held(job: Job) -> Iterator[Create]:
+    """Hold the folder of a job; yields the function that creates its run, which a resumed one does not need."""
+    if job.resume:
+        with open_run(job.folder):
+            yield lambda _contents: None
+    else:
+        with new_run(job.folder, overwrite=job.overwrite) as create:
+            yield create
+
+
+def resumed_summary(job: Job) -> dict[str, Any]:
+    """The summary of a run to resume; a recipe that the job changes on purpose is written into it.
+
+    Raises:
+        InputError: the job's recipe is another one, or has no more epochs than are trained already.
+        WorldError: a file of the run is damaged.
+    """
+    folder, values = job.folder, to_mapping(job.recipe)
+    summary = read_json(folder / SUMMARY)
+    former = summary["recipe"]
+    fixed = {name: value for name, value in former.items() if name not in CHANGEABLE}
+    check_same(values, fixed, origin="The recipe", of=str(folder / SUMMARY))
+    if all(values.get(name) == value for name, value in former.items()):
         return summary
-    if state == "unfinished":
-        train_run(job, dataset, display=display, resume=begun)
-    evaluate_run(
-        job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
-        announce=lambda summary: display.result(summary, job.folder, fold=fold),
-    )  # fmt: skip
-    from cifar.reporting.pictures import training_pictures
-
-    title = f"{job.recipe.model}: {job.folder.name}"
-    write_files(job.folder, training_pictures(read_metrics(job.folder), title=title, note=dataset.note))
-    return read_json(job.folder / SUMMARY)
+    changes: dict[str, Any] = {}
+    if run_state(summary) != "unfinished":
+        if job.recipe.epochs <= summary["epochs"]:
+            raise InputError(f"{folder} is trained for {summary['epochs']} epochs already: give more with -e.")
+        changes |= {"state": "unfinished", "finished": False, "test_accuracy": None, "test_interval": None}
+    return change_recipe(folder, job.recipe, **changes)
 
 
-def train_run(job: Job, dataset: Dataset, *, display: Display, resume: bool) -> None:
+def draw_missing(job: Job, dataset: Dataset) -> bool:
+    """Draw the pictures of a tested run that are not there: all of them, or after an interruption the rest.
+
+    Args:
+        job: of the run.
+        dataset: that it was trained on.
+
+    Returns:
+        whether there were any.
+    """
+    folder = job.folder
+    missing = {name for name in PICTURES if name != "corruptions.png" and not (folder / name).exists()}
+    if not missing:
+        return False
+    from cifar.reporting.pictures import evaluation_pictures, training_pictures
+
+    pictures: dict[str, bytes] = {}
+    if "curves.png" in missing:
+        title = f"{job.recipe.model}: {folder.name}"
+        pictures |= training_pictures(read_metrics(folder), title=title, note=dataset.note)
+    if missing - {"curves.png"}:
+        probs = torch.from_numpy(read_predictions(folder)[0])
+        evaluation, images = read_json(folder / EVALUATION), load(dataset, "test")
+        pictures |= evaluation_pictures(evaluation, images, probs, people=None, note=dataset.note)
+    for name in sorted(missing):
+        write_file(folder / name, pictures[name])
+    return True
+
+
+def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:
     """Train a recipe into its run folder; the test split is not opened.
 
     Args:
         job, dataset, display: as in `run_one`.
-        resume: go on with what the folder holds.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one`.
+    """
+    with held(job) as create:
+        train_held(job, dataset, display=display, create=create)
+
+
+def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) -> None:
+    """Train a recipe into its run folder, which this process holds.
+
+    Args:
+        job, dataset, display: as in `run_one`.
+        create: creates the run, once nothing can be refused any more.
 
     Raises:
         Stopped, InputError, WorldError: as `run_one`.
     """
     recipe, folder = job.recipe, job.folder
-    if resume:
-        summary = read_json(folder / SUMMARY)
+    summary = read_json(folder / SUMMARY) if job.resume else {}
+    if job.resume:
         check_data(folder, summary, dataset)
     elif is_pretrained(recipe):
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
@@ -146,30 +235,55 @@ def train_run(job: Job, dataset: Dataset, *, display: Display, resume: bool) -> 
         progress = progress_of(display, "frozen part")
         images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress)
     training, validation = cut(images, recipe.holdout)
-    if resume:
+    if job.resume:
         update_summary(folder, sittings=summary.get("sittings", 1) + 1)
     else:
-        write_recipe(folder, recipe)
-        counts = {"num_train": len(training), "num_validation": len(validation)}
         facts = describe_run(recipe, dataset, device=job.device, compile=job.compile, command=job.command)
-        update_summary(folder, **facts, **counts)
+        counts = {"num_train": len(training), "num_validation": len(validation)}
+        create(first_files(recipe, facts | counts))
     run_id = wandb_id(folder) if job.wandb else ""
     with ExitStack() as stack:
         stack.callback(display.end_training)
         loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
         for logger in loggers:
             stack.callback(logger.close)
-        # A run that was killed within its first epoch has no checkpoint yet, and begins anew.
+        # A run that was killed before its first checkpoint begins anew.
         state = train(
             recipe, training, validation, folder=folder, device=job.device, compile=job.compile, display=display,
-            loggers=loggers, resume=resume and (folder / CHECKPOINT).exists(),
+            loggers=loggers, resume=job.resume and (folder / CHECKPOINT).exists(), data_sha256=dataset.sha256,
+            checkpoint_seconds=job.checkpoint_seconds,
         )  # fmt: skip
     if not state.finished:
+        update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)
         raise Stopped(folder)
     update_summary(folder, **describe_training(recipe, state, num_images=len(training)))
 
 
 def evaluate_run(
+    folder: Path,
+    dataset: Dataset,
+    *,
+    split: str,
+    purpose: str,
+    device: str,
+    display: Display,
+    views: str = "",
+    references: bool = False,
+    corruptions: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a run's best weights on a split once, as `evaluate_held` does, which this process holds meanwhile.
+
+    Args, Returns, Raises: as of `evaluate_held`.
+    """
+    run_recipe(folder)  # refuses what is no run
+    with open_run(folder):
+        return evaluate_held(
+            folder, dataset, split=split, purpose=purpose, device=device, display=display, views=views,
+            references=references, corruptions=corruptions,
+        )  # fmt: skip
+
+
+def evaluate_held(
     folder: Path,
     dataset: Dataset,
     *,
@@ -233,12 +347,14 @@ def evaluate_run(
     else:
         raise InputError(f"{folder} held no validation images out: evaluate it with --split test.")
 
+    which = {"split": split, "views": views, "recipe_views": recipe.tta.views}
     identity: dict[str, Any] = {"run": folder.name, "views": views, "data": dataset.name, "data_sha256": dataset.sha256}
+    identity["model_sha256"] = checksum(folder / WEIGHTS)
     probs, figures = measure(
         model, part, validation, split=split, views=views, below=below, device=device, display=display
     )
     evaluation = identity | figures
-    write_evaluation(folder, evaluation, probs.numpy(), part.labels.numpy())
+    write_evaluation(folder, evaluation, probs.numpy(), part.labels.numpy(), recipe_views=recipe.tta.views)
     if split == "test" and views == recipe.tta.views and run_state(summary) != "unfinished":
         summary = update_summary(
             folder, state="tested", test_accuracy=evaluation["accuracy"], test_interval=evaluation["interval"]
@@ -247,12 +363,13 @@ def evaluate_run(
     from cifar.reporting.pictures import evaluation_pictures
 
     people = known.people if known else None
-    write_files(folder, evaluation_pictures(evaluation, part, probs, people=people, note=dataset.note))
+    for name, picture in evaluation_pictures(evaluation, part, probs, people=people, note=dataset.note).items():
+        write_file(folder / evaluation_name(name, **which), picture)
 
     results: dict[str, Any] = dict(evaluation)
     if known:
         results["references"] = identity | compare_with_references(probs, part.labels, known)
-        write_record(folder / REFERENCES, results["references"])
+        write_files(folder, {evaluation_name(REFERENCES, **which): json_text(results["references"])})
     if corruptions:
         from cifar.robustness.draw import corruption_pictures
         from cifar.robustness.evaluate import evaluate_corruptions
@@ -262,8 +379,9 @@ def evaluate_run(
             progress=progress_of(display, "corrupted"),
         )  # fmt: skip
         results["corruptions"] = identity | {"clean_accuracy": evaluation["accuracy"]} | accuracies
-        write_record(folder / CORRUPTIONS, results["corruptions"])
-        write_files(folder, corruption_pictures(results["corruptions"], note=dataset.note))
+        write_files(folder, {evaluation_name(CORRUPTIONS, **which): json_text(results["corruptions"])})
+        for name, picture in corruption_pictures(results["corruptions"], note=dataset.note).items():
+            write_file(folder / evaluation_name(name, **which), picture)
     return results
 
 
@@ -290,6 +408,9 @@ def measure(
 
     Returns:
         probabilities float32 [N, 10], and the figures, JSON-ready.
+
+    Raises:
+        WorldError: the network gives NaN.
     """
     total = len(part) + (len(validation) if validation else 0)
 
@@ -299,6 +420,8 @@ def measure(
 
     started = time.perf_counter()
     probs = probabilities(part.images, first=0)
+    if not probs.isfinite().all():
+        raise WorldError("The network gives NaN: its weights are damaged, or its training diverged. Train it again.")
     seconds = round(time.perf_counter() - started, 3)
     scaling = None
     if validation:
@@ -325,47 +448,45 @@ def run_folds(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]
         WorldError: as `run_one`.
     """
     result: dict[str, Any] = {"finished": False, "data": dataset.name, "data_sha256": dataset.sha256}
-    if job.resume:
-        check_data(job.folder, read_json(job.folder / CROSSVAL), dataset)
-    else:
-        write_recipe(job.folder, job.recipe)
-        write_record(job.folder / CROSSVAL, result)
-    summaries, fold_probs, labels = [], [], torch.empty(0)
-    for fold in range(job.recipe.holdout.num_folds):
-        recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
-        folder.mkdir(exist_ok=True)
-        display.start_fold(fold, job.recipe.holdout.num_folds)
-        resume = job.resume and (folder / RECIPE).exists()
-        fold_job = dataclasses.replace(job, recipe=recipe, folder=folder, resume=resume)
-        try:
-            summaries.append(run_one(fold_job, dataset, display=display, fold=fold))
-        except Stopped:
-            raise Stopped(job.folder) from None
-        probs, labels = predictions_on_test(fold_job, dataset, display=display)
-        fold_probs.append(probs)
-    # An ensemble of the folds: its accuracy is not the mean of theirs.
-    ensemble = evaluate(torch.stack(fold_probs).mean(dim=0), labels, split="test")
-    result |= {"finished": True, "recipe": to_mapping(job.recipe)} | summarise_folds(summaries)
-    result["test_of_averaged_probabilities"] = {key: ensemble[key] for key in ("accuracy", "interval", "loss")}
-    result["seconds"] = sum(summary["seconds"] for summary in summaries)
-    write_record(job.folder / CROSSVAL, result)
-    return result
+    result["recipe"] = to_mapping(job.recipe)
+    with held(job) as create:
+        if job.resume:
+            check_data(job.folder, read_json(job.folder / CROSSVAL), dataset)
+        else:
+            create(first_files(job.recipe, result, marker=CROSSVAL))
+        summaries, fold_probs, labels = [], [], torch.empty(0)
+        for fold in range(job.recipe.holdout.num_folds):
+            recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
+            display.start_fold(fold, job.recipe.holdout.num_folds)
+            fold_job = dataclasses.replace(job, recipe=recipe, folder=folder, resume=job.resume and is_run(folder))
+            try:
+                summaries.append(run_one(fold_job, dataset, display=display, fold=fold))
+            except Stopped:
+                raise Stopped(job.folder) from None
+            probs, labels = predictions_on_test(fold_job, dataset, display=display)
+            fold_probs.append(probs)
+        # An ensemble of the folds: its accuracy is not the mean of theirs.
+        ensemble = evaluate(torch.stack(fold_probs).mean(dim=0), labels, split="test")
+        result |= {"finished": True} | summarise_folds(summaries)
+        result["test_of_averaged_probabilities"] = {key: ensemble[key] for key in ("accuracy", "interval", "loss")}
+        result["seconds"] = sum(summary["seconds"] for summary in summaries)
+        write_files(job.folder, {CROSSVAL: json_text(result)})
+        return result
 
 
 def predictions_on_test(job: Job, dataset: Dataset, *, display: Display) -> tuple[Tensor, Tensor]:
     """Probabilities [N, 10] of a tested run on the test split with its own TTA, and labels [N].
 
-    They are in the run folder, unless the run was evaluated otherwise since: then it is evaluated again, and counted.
+    They are in the run folder, unless somebody removed them: then it is evaluated again, and counted.
 
     Args:
         job, dataset: of the run.
         display: sees progress.
     """
-    evaluation = read_json(job.folder / EVALUATION)
-    if (evaluation["split"], evaluation.get("views")) != ("test", job.recipe.tta.views):
+    if not all((job.folder / name).exists() for name in (EVALUATION, PREDICTIONS)):
         evaluate_run(
-            job.folder, dataset, split="test", purpose="ensemble of the folds", device=job.device, display=display
-        )
+            job.folder, dataset, split="test", purpose="ensemble of the folds", device=job.device, display=display,
+        )  # fmt: skip
     probs, labels, _ = read_predictions(job.folder)
     return torch.from_numpy(probs), torch.from_numpy(labels)
 

@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt", "summary.json",
+        "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt", "summary.json", "checksums.json",
         "curves.png", "evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png",
     }  # fmt: skip
     summary = json.loads((finished / "summary.json").read_text())
@@ -210,7 +210,7 @@ def test_ctrl_c_saves_everything_and_says_how_to_resume(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert json.loads((folder / "summary.json").read_text())["finished"] is False
     # What a person sees next: flags that would change the run are refused, the resume itself goes on.
-    assert cifar("train", "--resume", folder, "-e", "3") == 2
+    assert cifar("train", "--resume", folder, "-b", "3") == 2
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["epochs"] == 400
 
@@ -272,7 +272,8 @@ def test_evaluate_a_split(split: str, count: int, finished: Path, capsys: pytest
     before = json.loads((finished / "summary.json").read_text())
     assert cifar("evaluate", finished, "--split", split, "-d", "cpu", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((finished / "evaluation.json").read_text())
+    name = "evaluation.json" if split == "test" else "evaluation-validation-none.json"
+    assert printed == json.loads((finished / name).read_text())
     assert (printed["split"], printed["num_images"]) == (split, count)
     assert printed["data"].startswith("SAMPLE")
     after = json.loads((finished / "summary.json").read_text())

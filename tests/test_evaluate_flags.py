@@ -47,7 +47,7 @@ def test_test_gets_a_temperature_from_validation_and_validation_none(
     assert "Brier score" in out
     assert "reliability.png, mistakes.png" in out
     assert cifar("evaluate", run, "-d", "cpu", "--split", "validation") == 0
-    assert read(run / "evaluation.json")["temperature_scaling"] is None
+    assert read(run / "evaluation-validation-none.json")["temperature_scaling"] is None
     assert "at temperature" not in capsys.readouterr().out
 
 
@@ -65,7 +65,9 @@ def test_views_are_named_with_their_cost(
 ) -> None:
     before = read(run / "summary.json")
     assert cifar("evaluate", run, "-d", "cpu", *(["--tta", views] if views else [])) == 0
-    evaluation, summary, out = read(run / "evaluation.json"), read(run / "summary.json"), capsys.readouterr().out
+    name = f"evaluation-test-{views}.json" if passes > 1 else "evaluation.json"
+    evaluation, summary, out = read(run / name), read(run / "summary.json"), capsys.readouterr().out
+    assert name in out
     assert (evaluation["views"], evaluation["passes_an_image"]) == (views or "none", passes)
     assert evaluation["prediction_seconds"] > 0
     assert f"TTA: {views or 'none'}, {passes} forward pass" in out
@@ -153,9 +155,10 @@ def test_references_that_cannot_be_had_are_no_reading(
 
 
 def test_an_overwritten_run_keeps_nothing_of_the_former_evaluation(run: Path) -> None:
-    from cifar.runs import new_folder
+    from cifar.runs import new_run
 
     for name in ("references.json", "corruptions.json", "corruptions.png"):
         (run / name).write_text("{}")
-    new_folder(run, overwrite=True)
-    assert list(run.iterdir()) == []
+    with new_run(run, overwrite=True) as create:
+        create({"recipe.json": "{}", "summary.json": "{}"})
+    assert sorted(path.name for path in run.iterdir()) == ["checksums.json", "recipe.json", "summary.json"]

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "cifar"
 # From the bottom up. A room imports rooms of lower levels only.
 LEVELS = (
     {"errors", "timing"},
-    {"files", "machine", "recipes"},
+    {"files"},
+    {"machine", "recipes"},
     {"kernels", "data"},
     {"models"},
     {"runs", "evaluation"},

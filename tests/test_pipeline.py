@@ -45,7 +45,6 @@ class Stopping(Display):
 
 
 def job_of(folder: Path, recipe: Recipe = PLAIN, *, resume: bool = False) -> Job:
-    folder.mkdir(exist_ok=True)
     return Job(recipe, folder, resume=resume, command="cifar train", cross_validate=recipe.holdout.num_folds > 0)
 
 
@@ -58,7 +57,7 @@ def test_training_never_opens_the_test_split(sample: Dataset, monkeypatch: pytes
 
     monkeypatch.setattr(pipeline, "load", only_train)
     recipe = with_fields(PLAIN, epochs=1, num_folds=5, fold=3)
-    train_run(job_of(tmp_path, recipe), sample, display=Display(), resume=False)
+    train_run(job_of(tmp_path, recipe), sample, display=Display())
     summary = read_json(tmp_path / "summary.json")
     assert summary["test_readings"] == []
     assert (summary["num_train"], summary["num_validation"]) == (800, 200)
@@ -124,7 +123,7 @@ def test_resume_after_evaluate_continues_training(split: str, views: str, sample
 
 def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dataset, tmp_path: Path) -> None:
     """As after Ctrl-C in the test evaluation."""
-    train_run(job_of(tmp_path), sample, display=Display(), resume=False)
+    train_run(job_of(tmp_path), sample, display=Display())
     weights = (tmp_path / "model.safetensors").read_bytes()
     display = Stopping()
     summary = run_one(job_of(tmp_path, resume=True), sample, display=display)
@@ -133,11 +132,11 @@ def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dat
     assert (tmp_path / "curves.png").exists()
     again = Stopping()
     assert run_one(job_of(tmp_path, resume=True), sample, display=again) == summary
-    assert again.events == [f"{tmp_path} is finished already."]
+    assert again.events == [f"{tmp_path} is finished already; `--resume {tmp_path} -e EPOCHS` trains it for longer."]
 
 
 def test_a_trained_run_is_tested_by_an_evaluation_with_its_own_tta(sample: Dataset, tmp_path: Path) -> None:
-    train_run(job_of(tmp_path), sample, display=Display(), resume=False)
+    train_run(job_of(tmp_path), sample, display=Display())
     evaluate(tmp_path, sample, "test", views="mirror")
     assert read_json(tmp_path / "summary.json")["state"] == "trained"
     evaluation = evaluate(tmp_path, sample, "test")
@@ -157,10 +156,11 @@ def test_a_fold_that_was_evaluated_otherwise_does_not_lose_the_cross_validation(
     result = run_folds(job_of(tmp_path / "broken", recipe, resume=True), sample, display=Display())
     for key in ("validation", "test", "test_of_averaged_probabilities"):
         assert result[key] == whole[key]
-    # Its own result is in place again, and the evaluation that took is counted.
-    assert read_json(tmp_path / "broken" / "fold-0" / "evaluation.json")["split"] == "test"
-    readings = read_json(tmp_path / "broken" / "fold-0" / "summary.json")["test_readings"]
-    assert readings[-1]["purpose"] == "ensemble of the folds"
+    # Both evaluations are there, and nothing was evaluated again.
+    fold = tmp_path / "broken" / "fold-0"
+    names = ("evaluation.json", f"evaluation-{split}-{views or 'none'}.json")
+    assert [read_json(fold / name)["split"] for name in names] == ["test", split]
+    assert len(read_json(fold / "summary.json")["test_readings"]) == 1 + (split == "test")
 
 
 def test_folds_of_two_cross_validations_are_different_runs_on_wandb(
@@ -170,7 +170,6 @@ def test_folds_of_two_cross_validations_are_different_runs_on_wandb(
     monkeypatch.setattr(pipeline, "open_loggers", lambda *_, wandb_id, **__: ids.append(wandb_id) or [])
     recipe = with_fields(PLAIN, epochs=1, num_folds=2)
     for name in ("first", "second"):
-        (tmp_path / name).mkdir()
         run_folds(Job(recipe, tmp_path / name, wandb=True), sample, display=Display())
     assert len(set(ids)) == 4
     assert ids[0] == read_json(tmp_path / "first" / "fold-0" / "summary.json")["wandb_id"]

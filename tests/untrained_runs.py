@@ -5,17 +5,16 @@ from pathlib import Path
 import torch
 
 from cifar.models import build_model
-from cifar.recipes import recipe_for, with_settings
-from cifar.runs import save_weights, write_recipe
+from cifar.recipes import recipe_for, to_json, with_settings
+from cifar.runs import RECIPE, WEIGHTS, weights_bytes, write_files
 
 
 def make_untrained(folder: Path, model: str, *settings: str) -> Path:
     """Recipe and weights of a network, without anything else that a run leaves."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = with_settings(recipe_for(model), settings)
-    write_recipe(folder, recipe)
     torch.manual_seed(0)
-    save_weights(folder, build_model(recipe).state_dict())
+    write_files(folder, {RECIPE: to_json(recipe), WEIGHTS: weights_bytes(build_model(recipe).state_dict())})
     return folder
 
 

@@ -60,6 +60,28 @@ def open_data(data: str, *, source: str = "") -> "Dataset":
     return dataset
 
 
+def check_split(split: str) -> None:
+    """Refuse a --split that is none.
+
+    Raises:
+        InputError: names those that there are.
+    """
+    if split not in ("test", "validation"):
+        raise InputError(f"There is no split {split!r}: choose test or validation.")
+
+
+def check_views(views: str) -> None:
+    """Refuse a --tta that is none; "" is the recipe's.
+
+    Raises:
+        InputError: names those that there are.
+    """
+    from cifar.evaluation.predict import VIEWS
+
+    if views and views not in VIEWS:
+        raise InputError(f"There is no TTA {views!r}: choose --tta {', '.join(VIEWS)}.")
+
+
 def data_of(folder: Path) -> str:
     """What --data has to be to read the data of a run again: the sample, or the cached whole."""
     from cifar.runs import data_of_run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import app
+from cifar.cli.app import app, check_split, check_views
 from cifar.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def compare(
         bool, typer.Option("--published", help="Also against 30 published networks, on the 10,000 test images.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead of tables.")] = False,
+    split: Annotated[str, typer.Option("--split", help="test, or validation after `cifar evaluate --split`.")] = "test",
+    tta: Annotated[str, typer.Option("--tta", help="none, mirror or shift; default: each run's recipe.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstraps.")] = 0,
     save: Annotated[Path | None, typer.Option("--save", help="Also write the same JSON to this file.")] = None,
 ) -> None:
@@ -37,7 +39,9 @@ def compare(
         raise InputError("Name two runs or more to compare, or one with --published.")
     if save and (save.is_dir() or not save.parent.is_dir()):
         raise InputError(f"--save {save} is no file that can be written: name one in a folder that exists.")
-    evaluated_runs = read_evaluated_runs(runs)
+    check_split(split)
+    check_views(tta)
+    evaluated_runs = read_evaluated_runs(runs, split=split, views=tta)
     if with_published:
         result = compare_with_published(evaluated_runs, seed=seed)
     else:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from cifar.cli import display
-from cifar.cli.app import Data, Device, app, data_of, open_data
+from cifar.cli.app import Data, Device, app, check_split, check_views, data_of, open_data
 from cifar.errors import InputError
 from cifar.machine import choose_device
 
@@ -34,14 +34,11 @@ def evaluate(
     data: Data = "",
 ) -> None:
     """Accuracy with interval, loss, calibration, figures per class; writes evaluation.json and pictures."""
-    from cifar.evaluation.predict import VIEWS
     from cifar.pipeline import evaluate_run
     from cifar.runs import CROSSVAL, run_recipe
 
-    if split not in ("test", "validation"):
-        raise InputError(f"There is no split {split!r}: choose test or validation.")
-    if tta and tta not in VIEWS:
-        raise InputError(f"There is no TTA {tta!r}: choose --tta {', '.join(VIEWS)}.")
+    check_split(split)
+    check_views(tta)
     if (run / CROSSVAL).exists():
         raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
     recipe = run_recipe(run)
@@ -79,6 +76,8 @@ def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views
         table.add_row(row["class"], *rates, f"{row['support']:,}")
     display.stdout.print(table)
     show_calibration(evaluation)
+    from cifar.runs import evaluation_name
+
     files = ["evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png"]
     if "references" in evaluation:
         show_references(evaluation["references"])
@@ -86,7 +85,8 @@ def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views
     if "corruptions" in evaluation:
         show_corruptions(evaluation["corruptions"])
         files += ["corruptions.json", "corruptions.png"]
-    display.result_text(f"written to {folder}: {', '.join(files)}")
+    which = {"split": evaluation["split"], "views": evaluation["views"], "recipe_views": recipe_views}
+    display.result_text(f"written to {folder}: {', '.join(evaluation_name(name, **which) for name in files)}")
 
 
 def views_line(evaluation: Mapping[str, Any], *, recipe_views: str) -> str:

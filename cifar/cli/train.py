@@ -4,7 +4,6 @@ import datetime
 import os
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,7 +11,7 @@ import typer
 
 from cifar.cli import display
 from cifar.cli.app import INTERRUPTED, Data, Device, app, check_data_flag, data_of, open_data, run_app
-from cifar.errors import InputError, WorldError
+from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
 
 if TYPE_CHECKING:
@@ -51,7 +50,21 @@ Weights = Annotated[
     str, typer.Option("--weights", help="For previt: a file of pretrained weights, instead of the hub.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the plan, and stop.")]
-Resume = Annotated[Path | None, typer.Option("--resume", help="Continue the run in this folder.")]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", help="Continue the run in this folder; -l and -e change it on purpose.")
+]
+CheckpointMinutes = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-minutes", min=0, help="Between two checkpoints within an epoch; 0: only at the ends of epochs."
+    ),
+]
+SkipBadSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--skip-bad-steps", help="Leave out up to N steps whose loss is not finite, and count them.", metavar="N"
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the save folder.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard, in the run's folder.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network for training (torch.compile).")]
@@ -85,30 +98,36 @@ def train(
     tensorboard: TensorBoard = False,
     compile: Compile = False,
     kernels: Kernels = "",
+    checkpoint_minutes: CheckpointMinutes = 5.0,
+    skip_bad_steps: SkipBadSteps = None,
 ) -> None:
     """Train a network, keep the best weights by validation accuracy, evaluate them on the test set once."""
     check_device(device)
     check_data_flag(data)
     if kernels not in ("", "native", "pytorch"):
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
+    changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
-        numbers = (epoch, batch_size, learning_rate, seed, folds, train_blocks)
-        others = (freeze, model, recipe, cross_validate, settings, weights, save_folder, overwrite)
-        if any(others) or any(number is not None for number in numbers):
+        others = (batch_size, seed, folds, train_blocks, save_folder)
+        if any((freeze, model, recipe, cross_validate, settings, weights, overwrite)) or others != (None,) * len(
+            others
+        ):
             raise InputError(
-                f"--resume continues {resume} by its own recipe: leave out the flags that would change it."
+                f"--resume continues {resume} by its own recipe: of the flags that change it, only -l, -e and "
+                "--skip-bad-steps go with it."
             )
-        from cifar.runs import CROSSVAL, how_computed, run_recipe
+        from cifar.runs import CROSSVAL, how_computed, recipe_to_resume
 
-        chosen, folder, cross_validate = run_recipe(resume), resume, (resume / CROSSVAL).exists()
+        chosen, folder, cross_validate = recipe_to_resume(resume), resume, (resume / CROSSVAL).exists()
+        chosen = changed_recipe(chosen, changeable, cross_validate=cross_validate)
         data = data or data_of(resume)
         former_kernels, former_compile = how_computed(resume)
         kernels, compile = kernels or former_kernels, compile or former_compile
     else:
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
-        flags = {
-            "epochs": epoch, "batch_size": batch_size, "lr": learning_rate, "seed": seed, "weights": weights or None,
+        flags = changeable | {
+            "batch_size": batch_size, "seed": seed, "weights": weights or None,
             "num_folds": 5 if cross_validate and folds is None else folds,
         }  # fmt: skip
         cross_validate = cross_validate or folds is not None
@@ -118,6 +137,8 @@ def train(
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
         folder = save_folder or default_folder(model or recipe)
+        if not dry_run:
+            check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
     if kernels:
         os.environ["CIFAR_KERNELS"] = kernels
     if not dry_run and ":" not in chosen.model:
@@ -126,12 +147,46 @@ def train(
 
     job = Job(
         chosen, folder, device=choose_device(device), compile=compile, cross_validate=cross_validate, wandb=wandb,
-        tensorboard=tensorboard, resume=bool(resume), command=shlex.join(["cifar", *context.obj]),
+        tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
+        checkpoint_seconds=60 * checkpoint_minutes, command=shlex.join(["cifar", *context.obj]),
     )  # fmt: skip
     if dry_run:
         show_plan(job, data)
     else:
-        run_job(job, data, overwrite=overwrite)
+        run_job(job, data)
+
+
+def changed_recipe(recipe: "Recipe", changes: dict[str, Any], *, cross_validate: bool) -> "Recipe":
+    """The recipe of a run to resume, with what --resume may change on purpose.
+
+    Args:
+        recipe: of the run.
+        changes: values by fields; None is not given.
+        cross_validate: whether it is a cross-validation, whose folds are all trained alike.
+
+    Raises:
+        InputError: a value that is not valid, or any for a cross-validation.
+    """
+    from cifar.recipes import with_fields
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given and cross_validate:
+        raise InputError(
+            "All folds of a cross-validation are trained alike: resume it without -l, -e, --skip-bad-steps."
+        )
+    return with_fields(recipe, **given)
+
+
+def check_new_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a new run cannot have; nothing in it is changed.
+
+    Raises:
+        InputError, WorldError: as `new_run`.
+    """
+    from cifar.runs import new_run
+
+    with new_run(folder, overwrite=overwrite):
+        pass
 
 
 def choose_recipe(model: str, recipe: str, settings: list[str], flags: dict[str, Any]) -> "Recipe":
@@ -189,32 +244,23 @@ def default_folder(name: str) -> Path:
     return next(path for path in (folder, *(Path(f"{folder}-{n}") for n in range(2, 100))) if not path.exists())
 
 
-def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
+def run_job(job: "Job", data: str) -> None:
     """Train, test and report one run or all folds of a cross-validation.
 
     Args:
         job: what was asked for.
         data: of --data.
-        overwrite: replace the run in the folder.
     """
     from cifar.models import build_model
     from cifar.pipeline import Stopped, run_folds, run_one
-    from cifar.runs import RECIPE, new_folder
+    from cifar.runs import is_run
 
     flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
     if not job.resume:
         build_model(job.recipe)  # now, so that a wrong name or weights that cannot be had leave nothing behind
     if ":" in job.recipe.model:
         display.say(first_line(job.recipe, job.folder))
-    if job.resume:
-        dataset = open_data(data)
-    else:
-        new_folder(job.folder, overwrite=overwrite)
-        try:
-            dataset = open_data(data)
-        except (InputError, WorldError):
-            remove_empty(job.folder)
-            raise
+    dataset = open_data(data)
     program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
     resume = f"{program} --resume {shlex.quote(str(job.folder))}"
     with display.TerminalDisplay() as shown:
@@ -227,17 +273,10 @@ def run_job(job: "Job", data: str, *, overwrite: bool) -> None:
             display.say(f"Stopped; everything is saved. Resume with: {resume}")
             raise typer.Exit(INTERRUPTED) from None
         except KeyboardInterrupt:
-            begun = (job.folder / RECIPE).exists()
-            display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
+            display.say(
+                f"Interrupted. Go on with: {resume}" if is_run(job.folder) else "Interrupted; nothing was trained."
+            )
             raise typer.Exit(INTERRUPTED) from None
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a run folder that nothing was written to, and `runs` if it was made for it."""
-    with suppress(OSError):
-        folder.rmdir()
-        if folder.parent == Path("runs"):
-            folder.parent.rmdir()
 
 
 def show_plan(job: "Job", data: str) -> None:

@@ -9,6 +9,7 @@ from cifar.recipes.speednet import speednet, speednet_95, speednet_quick, speedn
 from cifar.recipes.text import (
     FIELDS,
     from_mapping,
+    parse_recipe,
     read_recipe,
     to_json,
     to_mapping,
@@ -19,7 +20,8 @@ from cifar.recipes.vit import previt, previt_cpu, vit, vit_plain
 
 __all__ = [
     "FIELDS", "RECIPES", "TTA", "Augment", "Holdout", "Network", "Optimiser", "Recipe", "Schedule", "any_network",
-    "from_mapping", "read_recipe", "recipe_for", "to_json", "to_mapping", "with_fields", "with_settings",
+    "from_mapping", "parse_recipe", "read_recipe", "recipe_for", "to_json", "to_mapping", "with_fields",
+    "with_settings",
 ]  # fmt: skip
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

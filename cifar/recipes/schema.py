@@ -177,6 +177,8 @@ class Recipe:
         patience: epochs without a better validation accuracy after which training stops; 0 is never. Epochs on smaller
             images do not count.
         precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
+        skip_bad_steps: steps that may be left out because their loss or gradient is not finite; one more ends the
+            training.
         seed: of weights, order and augmentation.
     """
 
@@ -192,6 +194,7 @@ class Recipe:
     tta: TTA = field(default_factory=TTA)
     patience: Count = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    skip_bad_steps: Count = 0
     seed: Count = 0
     holdout: Holdout = field(default_factory=Holdout)
 

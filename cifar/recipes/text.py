@@ -10,9 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cifar.errors import InputError, WorldError
+from cifar.files import read_regular
 from cifar.recipes.schema import Recipe
 
 ADAPTER = TypeAdapter(Recipe)
+MAX_BYTES = 2**20  # of a recipe.json
 GROUPS = ("network", "optimiser", "schedule", "augment", "tta", "holdout")
 # Fields that recorded recipes hold and that no longer decide a result. A file with another value than these cannot be
 # repeated, and is refused.
@@ -195,11 +197,26 @@ def read_recipe(path: Path) -> Recipe:
         InputError: it holds no recipe.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = read_regular(path, limit=MAX_BYTES)
     except OSError as error:
         raise WorldError(f"{path}: {error.strerror or error}; name a readable recipe.json.") from None
-    except ValueError:
-        raise InputError(f"{path} is not JSON; a recipe is what `cifar train --dry-run` prints.") from None
+    return parse_recipe(content, origin=str(path))
+
+
+def parse_recipe(content: bytes, *, origin: str) -> Recipe:
+    """The recipe in the content of a JSON file.
+
+    Args:
+        content: of the file.
+        origin: names the file in an error.
+
+    Raises:
+        InputError: it holds no recipe.
+    """
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InputError(f"{origin} is not JSON; a recipe is what `cifar train --dry-run` prints.") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no recipe: it must be a JSON object.")
-    return from_mapping(values, origin=str(path))
+        raise InputError(f"{origin} holds no recipe: it must be a JSON object.")
+    return from_mapping(values, origin=origin)

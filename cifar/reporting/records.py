@@ -19,6 +19,7 @@ from cifar.runs import (
     PREDICTIONS,
     SUMMARY,
     check_run,
+    evaluation_name,
     read_json,
     read_metrics,
     read_predictions,
@@ -83,28 +84,31 @@ def read_record(folder: Path, *, name: str, extras: Sequence[str] = ()) -> Recor
     return Record(name, folder, summary, read_metrics(folder), evaluations)
 
 
-def read_evaluated_runs(folders: Sequence[Path]) -> list[EvaluatedRun]:
-    """Return the last evaluations of runs, which are comparable, by the names that `read_records` gives them.
+def read_evaluated_runs(folders: Sequence[Path], *, split: str = "test", views: str = "") -> list[EvaluatedRun]:
+    """Return evaluations of runs, which are comparable, by the names that `read_records` gives them.
 
     Args:
         folders: of runs.
+        split, views: of the evaluations; views of "" are those of each run's recipe.
 
     Raises:
         InputError: a folder given twice or of no run, or runs that differ in their images (`check_comparable`).
         WorldError: no predictions yet, or damaged ones.
     """
     names = distinct_names(folders)
-    runs = [read_evaluated_run(folder, name=name) for folder, name in zip(folders, names, strict=True)]
+    which = {"split": split, "views": views}
+    runs = [read_evaluated_run(folder, name=name, **which) for folder, name in zip(folders, names, strict=True)]
     check_comparable(runs)
     return runs
 
 
-def read_evaluated_run(folder: Path, *, name: str) -> EvaluatedRun:
-    """Return a run's last evaluation.
+def read_evaluated_run(folder: Path, *, name: str, split: str = "test", views: str = "") -> EvaluatedRun:
+    """Return an evaluation of a run.
 
     Args:
         folder: of the run.
         name: what to call it.
+        split, views: of the evaluation; views of "" are those of the recipe.
 
     Raises:
         InputError: no run folder.
@@ -113,8 +117,9 @@ def read_evaluated_run(folder: Path, *, name: str) -> EvaluatedRun:
     if (folder / CROSSVAL).exists():
         raise InputError(f"{folder} holds a cross-validation: compare its folds, such as {folder / 'fold-0'}.")
     recipe = run_recipe(folder)
-    probs, labels, split = read_predictions(folder)
-    evaluation, summary = read_json(folder / EVALUATION), read_json(folder / SUMMARY)
+    which = {"split": split, "views": views or recipe.tta.views, "recipe_views": recipe.tta.views}
+    probs, labels, split = read_predictions(folder, **which)
+    evaluation, summary = read_json(folder / evaluation_name(EVALUATION, **which)), read_json(folder / SUMMARY)
     if (split, probs.shape) != (evaluation["split"], (evaluation["num_images"], 10)) or len(labels) != len(probs):
         raise WorldError(
             f"{folder / PREDICTIONS} and {EVALUATION} beside it are of two evaluations: "

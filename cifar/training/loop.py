@@ -10,22 +10,25 @@ import torch.nn.functional as F
 
 from cifar.data.batches import batches, draw_order, to_device
 from cifar.data.split import Split
-from cifar.errors import WorldError
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory
+from cifar.models import is_pretrained
 from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
-from cifar.recipes import Recipe
-from cifar.runs import save_weights, write_metrics
+from cifar.recipes import Recipe, to_mapping
+from cifar.runs import METRICS, WEIGHTS, metrics_text, weights_bytes
 from cifar.training.augment import alternate_flips, augment
 from cifar.training.display import Display, Tick
+from cifar.training.divergence import diverged, save_or_diverge
 from cifar.training.loggers import Logger
 from cifar.training.optimisers import freeze_finished
+from cifar.training.resume import how_computed, restore_state, resumed_otherwise
 from cifar.training.schedules import lr_factor
-from cifar.training.state import State, new_state, restore_state, save_state
+from cifar.training.state import State, new_state, save_state
 from cifar.training.step import training_step
 
 TICK_SECONDS = 0.25  # between two looks at the loss: each waits for the device
+CHECKPOINT_SECONDS = 300.0  # between two checkpoints within an epoch: what a killed process loses at most
 
 
 def train(
@@ -39,12 +42,14 @@ def train(
     display: Display | None = None,
     loggers: Sequence[Logger] = (),
     resume: bool = False,
+    data_sha256: str = "",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> State:
     """Train by a recipe and leave metrics.csv, model.safetensors and last.ckpt in the run folder.
 
     The same recipe, data, machine and number of threads give the same weights bit for bit, also when the training was
-    stopped after any step and resumed. The best weights by validation accuracy are kept; without validation images, the
-    last.
+    stopped or killed after any step and resumed. The best weights by validation accuracy are kept; without validation
+    images, the last.
 
     Args:
         recipe: decides the result.
@@ -56,12 +61,15 @@ def train(
         display: sees progress, and may stop the training after a step.
         loggers: get each epoch's row.
         resume: continue from the folder's last.ckpt.
+        data_sha256: of the data set, to compare when the training is resumed.
+        checkpoint_seconds: between two checkpoints within an epoch; 0 is none.
 
     Returns:
         the state after the last step; `finished` is false if it was stopped.
 
     Raises:
-        InputError, WorldError: as `new_state`; the loss is no longer finite; or a checkpoint cannot be read.
+        InputError, WorldError: as `new_state` and `restore_state`; the loss or a weight is no longer finite; or a file
+            cannot be written. The last checkpoint stays.
     """
     display = display or Display()
     precision, precision_remark = choose_precision(recipe.precision, device=device)
@@ -71,15 +79,22 @@ def train(
     keep_memory()
     flush_denormals()
     torch.manual_seed(recipe.seed)  # of weights and dropout, which take no generator
-    state = new_state(recipe, training, device=device, precision=precision)
+    state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
+    computed = how_computed(device=device, compiled=compiled, precision=precision)
+    state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
     if resume:
         restore_state(state, folder)
+        for sentence in resumed_otherwise(state):
+            display.say(sentence)
+    elif is_pretrained(recipe):
+        save_state(state, folder)  # so that resuming needs no file of pretrained weights
     model = trainable_end(state.model, recipe.network.train_blocks)
     if compiled:
         model.compile()
     training, validation = to_device(training, torch.device(device)), to_device(validation, torch.device(device))
     steps = math.ceil(len(training) / recipe.batch_size)
     display.start_training(recipe.epochs, best_accuracy=state.best_accuracy)
+    last_save = time.perf_counter()
 
     while not state.finished:
         started, last_tick = time.perf_counter() - state.epoch_seconds, 0.0
@@ -99,28 +114,38 @@ def train(
             batch = augment(images, labels, recipe.augment, generator=state.generator, flips=flips)
             if image_size:
                 batch = (resize(batch[0], image_size), *batch[1:])
-            loss, logits = training_step(
-                model,
-                state.optimiser,
-                state.scaler,
-                batch,
-                precision=precision,
-                label_smoothing=recipe.label_smoothing,
-                clip_norm=recipe.optimiser.clip_norm,
-            )
-            if state.average:
-                state.average.update_parameters(state.model)
-            correct = (logits.argmax(1) == labels).sum()
-            state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
+            try:
+                loss, logits = training_step(
+                    model,
+                    state.optimiser,
+                    state.scaler,
+                    batch,
+                    precision=precision,
+                    label_smoothing=recipe.label_smoothing,
+                    clip_norm=recipe.optimiser.clip_norm,
+                    refuse_bad=state.skipped_steps < recipe.skip_bad_steps,
+                )
+            except FloatingPointError:
+                state.skipped_steps += 1
+            else:
+                if state.average:
+                    state.average.update_parameters(state.model)
+                correct = (logits.argmax(1) == labels).sum()
+                state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
             state.step += 1
 
             now, stopping = time.perf_counter(), display.should_stop()
-            if now - last_tick > TICK_SECONDS or stopping or state.step == steps:
+            saving = stopping or 0 < checkpoint_seconds < now - last_save
+            if saving or now - last_tick > TICK_SECONDS or state.step == steps:
                 last_tick = now
-                display.tick(tick_of(recipe, state, steps=steps, seconds=now - started))
+                tick = tick_of(recipe, state, steps=steps, seconds=now - started)
+                if not math.isfinite(tick.loss):
+                    raise diverged(recipe, state, folder=folder, what=f"the loss is {tick.loss}")
+                display.tick(tick)
+            if saving:
+                state.epoch_seconds, last_save = now - started, now
+                save_or_diverge(recipe, state, folder)
             if stopping:
-                state.epoch_seconds = now - started
-                save_state(state, folder)
                 return state
 
         train_seconds = time.perf_counter() - started
@@ -132,8 +157,8 @@ def train(
         row = {
             "epoch": state.epoch,
             "learning_rate": recipe.optimiser.lr * (group["lr"] / group["initial_lr"]),
-            "train_loss": total_loss / num_images,
-            "train_accuracy": num_correct / num_images,
+            "train_loss": total_loss / max(num_images, 1),  # all may have been skipped
+            "train_accuracy": num_correct / max(num_images, 1),
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
             "seconds": round(state.seconds, 3),
@@ -187,26 +212,20 @@ def end_epoch(recipe: Recipe, state: State, row: dict[str, float], *, folder: Pa
         whether these are the best weights so far.
 
     Raises:
-        WorldError: the training loss is not finite; what was saved before stays.
+        WorldError: as `save_or_diverge`.
     """
-    if not math.isfinite(row["train_loss"]):
-        raise WorldError(
-            f"The loss is {row['train_loss']} after epoch {state.epoch}: "
-            f"train again with a lower learning rate than {recipe.optimiser.lr:g}."
-        )
     accuracy = row["validation_accuracy"]
     is_best = math.isnan(accuracy) or accuracy > state.best_accuracy
     if is_best:
         state.best_accuracy, state.best_epoch = accuracy, state.epoch
-        save_weights(folder, state.candidate.state_dict())
     if state.plateau:
         state.plateau.step(accuracy)
     # Epochs on smaller images neither end a run nor count against those on whole ones.
     epochs_without_gain = state.epoch - max(state.best_epoch, recipe.augment.early_epochs)
     state.finished = state.epoch == recipe.epochs or 0 < recipe.patience <= epochs_without_gain
     state.rows.append(row)
-    write_metrics(folder, state.rows)
-    save_state(state, folder)
+    weights = {WEIGHTS: weights_bytes(state.candidate.state_dict())} if is_best else {}
+    save_or_diverge(recipe, state, folder, weights | {METRICS: metrics_text(state.rows)})
     return is_best
 
 
@@ -225,8 +244,8 @@ def tick_of(recipe: Recipe, state: State, *, steps: int, seconds: float) -> Tick
         epochs=recipe.epochs,
         step=state.step,
         steps=steps,
-        loss=total_loss / num_images,
-        accuracy=num_correct / num_images,
+        loss=total_loss / max(num_images, 1),  # all may have been skipped
+        accuracy=num_correct / max(num_images, 1),
         images_per_second=num_images / seconds,
         seconds_left=(state.seconds + seconds) * (recipe.epochs - epochs_done) / epochs_done,
     )

@@ -1,6 +1,7 @@
 """Everything needed to continue a training exactly, as last.ckpt holds it."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from cifar.data.split import Split
-from cifar.errors import WorldError
+from cifar.files import Write
 from cifar.models import build_model, prepare_model
 from cifar.models.frozen import freeze
 from cifar.recipes import Recipe
-from cifar.runs import CHECKPOINT, write_checkpoint
+from cifar.runs import CHECKPOINT, Content, checkpoint_writer, write_files
 from cifar.training.augment import draw_flips
 from cifar.training.ema import average_of
 from cifar.training.optimisers import build_optimiser
 from cifar.training.schedules import plateau
+from cifar.training.step import all_finite
 
-FORMAT = 2  # of last.ckpt
+FORMAT = 3  # of last.ckpt
 
 
 @dataclass
@@ -41,6 +43,10 @@ class State:
         seconds: spent in training, validation included, over all parts of a resumed run; epoch_seconds: of the current
             epoch.
         finished: no epoch is left, or patience has run out.
+        skipped_steps: left out because their loss or gradient was not finite.
+        origin: recipe and data of the training, and how it is computed, to compare when it is resumed.
+        changes: what was changed by resuming, and when, as summary.json holds it.
+        saved: epochs and steps of the last checkpoint; None before the first.
     """
 
     model: nn.Module
@@ -60,6 +66,10 @@ class State:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     finished: bool = False
+    skipped_steps: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    saved: tuple[int, int] | None = None
 
     @property
     def candidate(self) -> nn.Module:
@@ -74,10 +84,11 @@ class State:
 
 VALUES = (
     "epoch", "step", "rows", "best_accuracy", "best_epoch", "seconds", "epoch_seconds", "finished", "order", "totals",
+    "skipped_steps", "origin", "changes",
 )  # fmt: skip
 
 
-def new_state(recipe: Recipe, training: Split, *, device: str, precision: str) -> State:
+def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, pretrained: bool = True) -> State:
     """Before the first step: a network fitted to the statistics of its training images, with its optimiser.
 
     Args:
@@ -85,12 +96,13 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str) -
         training: images uint8 [N, 3, 32, 32], or with train_blocks of 0 or more the activations of the frozen part.
         device: cpu, mps or cuda.
         precision: fp32, bf16 or fp16.
+        pretrained: false where a checkpoint follows, which holds all weights.
 
     Raises:
         InputError: the recipe's options do not fit its network.
         WorldError: pretrained weights cannot be had.
     """
-    model = build_model(recipe)
+    model = build_model(recipe, pretrained=pretrained)
     freeze(model, recipe.network.train_blocks)
     if recipe.network.train_blocks < 0:
         prepare_model(model, training.images)
@@ -111,8 +123,8 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str) -
     )
 
 
-def save_state(state: State, folder: Path) -> None:
-    """Write last.ckpt: tensors and plain values only, so that it loads without running code."""
+def checkpoint(state: State) -> Write:
+    """The content of last.ckpt: tensors and plain values only, so that it loads without running code."""
     values: dict[str, Any] = {name: getattr(state, name) for name in VALUES}
     values |= {
         "format": FORMAT,
@@ -125,36 +137,47 @@ def save_state(state: State, folder: Path) -> None:
         "dropout_cpu": torch.get_rng_state(),
         "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    write_checkpoint(folder, values)
+    return checkpoint_writer(values)
 
 
-def restore_state(state: State, folder: Path) -> None:
-    """Bring a new state to where last.ckpt was written.
+def save_state(state: State, folder: Path, others: Mapping[str, Content] | None = None) -> None:
+    """Write last.ckpt, together with other files of the run by name, unless a weight is no longer finite.
+
+    Args:
+        state: of the training.
+        folder: of the run.
+        others: contents by file name; they take their names before the checkpoint does.
 
     Raises:
-        WorldError: there is no checkpoint, it is damaged, or it is of another recipe or version.
+        FloatingPointError: a weight is not finite; what was saved before stays.
+        WorldError: the files cannot be written; what was saved before stays.
     """
-    path = folder / CHECKPOINT
-    try:
-        load_values(state, torch.load(path, map_location="cpu", weights_only=True))
-    except FileNotFoundError:
-        raise WorldError(f"{folder} holds no {CHECKPOINT} to resume from: train anew with --overwrite.") from None
-    except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
-        raise WorldError(
-            f"{path} is damaged, or of another recipe or version ({type(error).__name__}): train anew with --overwrite."
-        ) from None
+    check_weights(state.model)
+    check_weights(state.candidate)
+    write_files(folder, {**(others or {}), CHECKPOINT: checkpoint(state)})
+    state.saved = (state.epoch, state.step)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that are of no use. A buffer may hold infinities, as masks of attention do, but no NaN.
+
+    Raises:
+        FloatingPointError: a weight is not finite, or a buffer holds NaN.
+    """
+    not_nan = [~buffer.isnan().any() for buffer in model.buffers()]
+    if not all_finite(model.parameters()) or (not_nan and not torch.stack(not_nan).all()):
+        raise FloatingPointError("a weight is not finite")
 
 
 def load_values(state: State, values: dict[str, Any]) -> None:
-    """Set a state to the values of a checkpoint.
-
-    Raises:
-        ValueError: the checkpoint has another format.
-    """
-    if values.get("format") != FORMAT:
-        raise ValueError(f"The checkpoint has the format {values.get('format')}: {FORMAT} is read.")
+    """Set a state to the values of a checkpoint, but for peak learning rates, which are the new state's."""
+    peaks = [group["initial_lr"] for group in state.optimiser.param_groups]
     state.model.load_state_dict(values["model"])
     state.optimiser.load_state_dict(values["optimiser"])
+    for group, peak in zip(state.optimiser.param_groups, peaks, strict=True):
+        if group["initial_lr"] != peak:
+            group["lr"] *= peak / group["initial_lr"]  # as far below its peak as it was
+            group["initial_lr"] = peak
     if state.plateau:
         state.plateau.load_state_dict(values["plateau"])
     if state.average:

@@ -20,6 +20,7 @@ def training_step(
     precision: str,
     label_smoothing: float,
     clip_norm: float,
+    refuse_bad: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Update the weights once.
 
@@ -33,17 +34,28 @@ def training_step(
         precision: fp32, bf16 or fp16, as the device has it.
         label_smoothing: probability mass spread over all classes.
         clip_norm: maximum gradient norm; 0 does not clip.
+        refuse_bad: leave out a step whose loss or gradient is not finite; this waits for the device in every step.
 
     Returns:
         the mean loss in nats, and logits float32 [N, classes]; both on the device.
+
+    Raises:
+        FloatingPointError: the step was left out; weights, buffers and optimiser are as before it.
     """
     pixels, labels, mixed_labels, lam = batch
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if refuse_bad else []
     with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
         logits = model(pixels)
     logits = logits.float()
     loss = mixed_loss(logits, labels, mixed_labels, lam=lam, label_smoothing=label_smoothing)
     optimiser.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    # A gradient that fp16 cannot hold is no bad step: the scaler leaves that step out and lowers its scale.
+    if refuse_bad and not all_finite([loss, *([] if scaler.is_enabled() else gradients(optimiser))]):
+        for buffer, former in buffers:  # the forward pass has updated batch statistics
+            buffer.copy_(former)
+        optimiser.zero_grad(set_to_none=True)
+        raise FloatingPointError("the loss or its gradient is not finite")
     if clip_norm:
         scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(trained_parameters(optimiser), clip_norm)
@@ -55,6 +67,17 @@ def training_step(
 def trained_parameters(optimiser: Optimizer) -> Iterable[Tensor]:
     """All parameters of an optimiser."""
     return (parameter for group in optimiser.param_groups for parameter in group["params"])
+
+
+def gradients(optimiser: Optimizer) -> Iterable[Tensor]:
+    """The gradients of an optimiser's parameters that have one."""
+    return (parameter.grad for parameter in trained_parameters(optimiser) if parameter.grad is not None)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; waits for the device once."""
+    checks = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    return not checks or bool(torch.stack(checks).all())
 
 
 def mixed_loss(logits: Tensor, labels: Tensor, mixed_labels: Tensor, *, lam: float, label_smoothing: float) -> Tensor:

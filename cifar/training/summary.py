@@ -4,13 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cifar.data.cifar10 import Dataset
-from cifar.kernels import build
 from cifar.machine import choose_compile, choose_precision, describe_commit, describe_machine, describe_versions
 from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe, to_mapping
+from cifar.training.resume import how_computed
 from cifar.training.state import State
 
 
@@ -27,6 +25,11 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, compile: bool
     Raises:
         OSError: the file of pretrained weights cannot be read.
     """
+    precision, compiled = (
+        choose_precision(recipe.precision, device=device)[0],
+        choose_compile(compile, device=device)[0],
+    )
+    computed = how_computed(device=device, compiled=compiled, precision=precision)
     return {
         "state": "unfinished",
         "finished": False,
@@ -48,11 +51,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, compile: bool
         "data_source": dataset.source,
         "data_sha256": dataset.sha256,
         "command": command,
-        "device": device,
-        "precision": choose_precision(recipe.precision, device=device)[0],
-        "compiled": choose_compile(compile, device=device)[0],
-        "kernels": "native" if device == "cpu" and build.available() else "pytorch",
-        "threads": torch.get_num_threads(),
+        **{name: value for name, value in computed.items() if name != "torch"},  # which is among the versions
         "commit": describe_commit(),
         "machine": describe_machine(),
         "versions": describe_versions(),
@@ -80,6 +79,8 @@ def describe_training(recipe: Recipe, state: State, *, num_images: int) -> dict[
         "finished": True,
         "epochs": state.epoch,
         "stopped_early": state.epoch < recipe.epochs,
+        "skipped_steps": state.skipped_steps,
+        "changes": state.changes,
         "best_epoch": state.best_epoch,
         "seconds": round(state.seconds, 2),
         "images_per_second": round(num_images * state.epoch / state.seconds, 1),

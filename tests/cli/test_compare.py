@@ -50,11 +50,15 @@ def test_two_trained_runs_are_compared_without_a_new_test_evaluation(
     assert (tmp_path / "seed-0" / "summary.json").read_text() == before  # no new test evaluation
     accuracy = json.loads(before)["test_accuracy"]
     assert f"{accuracy:.2%}" in output
-    # Once evaluated on validation it cannot be compared with the other any more.
-    assert cifar("evaluate", tmp_path / "seed-1", "--split", "validation", "-d", "cpu") == 0
+    # Other evaluations are compared where both runs have them.
+    both = (tmp_path / "seed-0", tmp_path / "seed-1")
+    assert cifar("evaluate", both[1], "--split", "validation", "-d", "cpu") == 0
+    assert cifar("compare", *both, "--split", "validation") == 1
+    assert f"make it with `cifar evaluate {both[0]} --split validation --tta none`." in capsys.readouterr().err
+    assert cifar("evaluate", both[0], "--split", "validation", "-d", "cpu") == 0
     capsys.readouterr()
-    assert cifar("compare", tmp_path / "seed-0", tmp_path / "seed-1") == 2
-    assert "seed-1 was evaluated on its validation images, seed-0 on its test" in capsys.readouterr().err
+    assert cifar("compare", *both, "--split", "validation") == 0
+    assert capsys.readouterr().out.startswith("SAMPLE OF CIFAR-10: 100 validation images")
 
 
 def test_tables_are_aligned_and_whole(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_runs import summary_of
 from matplotlib import colormaps
 from PIL import Image
 from untrained_runs import make_untrained
@@ -65,7 +66,7 @@ def test_class_is_explained_and_the_picture_has_a_default_name(
 
 def test_a_network_trained_on_the_sample_is_noted(run: Path, file: Path, tmp_path: Path, capsys: Captured) -> None:
     other = make_untrained(tmp_path / "sampled", "vit-tiny")
-    write_json(other / "summary.json", {"data": "SAMPLE OF CIFAR-10"})
+    write_json(other / "summary.json", summary_of())
     assert cifar_explain(other, file, "-o", tmp_path / "out.png") == 0
     assert "SAMPLE OF CIFAR-10" in capsys.readouterr().err
     assert cifar_explain(run, file, "-o", tmp_path / "out.png") == 0

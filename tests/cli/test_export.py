@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from made_runs import summary_of
 from untrained_runs import make_untrained
 
 from cifar import load_model
 from cifar.cli import app, run_app
-from cifar.data.cifar10 import Dataset
 from cifar.errors import WorldError
 from cifar.files import write_json
 from cifar.serving.onnx_file import read_metadata
@@ -21,9 +21,9 @@ def export(*arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, sample: Dataset) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_untrained(tmp_path_factory.mktemp("runs") / "cnn", "cnn", "views=mirror")
-    write_json(run / "summary.json", {"data": sample.name, "data_sha256": sample.sha256})
+    write_json(run / "summary.json", summary_of())
     return run
 
 
@@ -71,7 +71,14 @@ def test_exports_go_into_the_run_folder_by_default(run: Path, tmp_path: Path, ca
     assert (copy / "model.onnx").read_bytes() == b"file"
     assert str(copy / "model.onnx") in capsys.readouterr().out
     assert export(copy, "--format", "safetensors") == 0
-    assert names(copy) == {"recipe.json", "model.safetensors", "model.onnx", "export.json", "exported"}
+    assert names(copy) == {
+        "recipe.json",
+        "model.safetensors",
+        "checksums.json",
+        "model.onnx",
+        "export.json",
+        "exported",
+    }
     assert load_model(copy / "exported").recipe == load_model(copy).recipe
     assert export(run, "--format", "safetensors", "--output", tmp_path / "plain") == 0
     assert names(tmp_path / "plain") == {"recipe.json", "model.safetensors", "export.json"}

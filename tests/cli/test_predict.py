@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import summary_of
 from PIL import Image
 from untrained_runs import make_untrained
 
@@ -169,7 +170,7 @@ def test_warnings_of_pillow_are_not_shown(run: Path, tmp_path: Path, capsys: Cap
 
 def test_a_network_trained_on_the_sample_is_noted(names: list[str], tmp_path: Path, capsys: Captured) -> None:
     run = make_untrained(tmp_path, "cnn")
-    write_json(run / "summary.json", {"data": "SAMPLE OF CIFAR-10", "data_sha256": "0"})
+    write_json(run / "summary.json", summary_of(data_sha256="0"))
     assert predict(run, names[0]) == 0
     assert "SAMPLE OF CIFAR-10" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_runs import summary_of
 from PIL import Image
 from torch import Tensor
 from untrained_runs import make_untrained
@@ -86,7 +87,7 @@ def test_the_card_holds_the_result_and_no_path(run: Path) -> None:
 def test_a_run_on_the_sample_has_a_warning(tmp_path: Path) -> None:
     run = make_untrained(tmp_path / "run", "cnn")
     assert load_runs([run], device="cpu")[0].warning == ""
-    write_json(run / SUMMARY, {"data": "SAMPLE OF CIFAR-10", "finished": False})
+    write_json(run / SUMMARY, summary_of(state="unfinished", finished=False))
     (demo_run,) = load_runs([run], device="cpu")
     assert demo_run.warning == "run: SAMPLE OF CIFAR-10: TRAINED ON 1,000 IMAGES, KNOWS NEXT TO NOTHING"
     assert demo_run.card.startswith("There is no card")

@@ -18,8 +18,8 @@ from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.predict import predict
 from cifar.files import write_json
-from cifar.recipes import recipe_for
-from cifar.runs import load_network, write_recipe
+from cifar.recipes import recipe_for, to_json
+from cifar.runs import RECIPE, load_network
 from cifar.serving.classifier import Classifier, to_images
 
 
@@ -127,7 +127,7 @@ def test_folders_without_a_loadable_network_are_refused(run: Path, tmp_path: Pat
         load_model(tmp_path)
     with pytest.raises(InputError, match="cpu, mps or cuda"):
         load_model(run, device="tpu")
-    write_recipe(tmp_path, recipe_for("cnn"))
+    (tmp_path / RECIPE).write_text(to_json(recipe_for("cnn")))
     with pytest.raises(WorldError, match=r"model\.safetensors does not exist"):
         load_model(tmp_path)
     write_json(tmp_path / "crossval.json", {})

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from made_runs import summary_of
 from onnx import numpy_helper
 from torch import Tensor, nn
 from untrained_runs import make_untrained
@@ -43,7 +44,7 @@ def images(sample: Dataset) -> Tensor:
 def exported(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with cnn.onnx, which takes bytes, resnet20.onnx and vit-tiny.onnx, and the record of each."""
     folder = tmp_path_factory.mktemp("exported")
-    write_json(runs["cnn"] / "summary.json", {"data": "CIFAR-10", "data_sha256": "0123"})
+    write_json(runs["cnn"] / "summary.json", summary_of(data="CIFAR-10", data_sha256="0123"))
     for model in MODELS:
         kind = "uint8" if model == "cnn" else "float"
         content, record = export_onnx(runs[model], name=f"{model}.onnx", kind=kind)
@@ -196,7 +197,7 @@ def test_load_model_reads_an_exported_folder(model: str, runs: dict[str, Path], 
 
 def test_an_exported_folder_records_the_data_of_its_run(tmp_path: Path) -> None:
     run = make_untrained(tmp_path / "run", "cnn")
-    write_json(run / "summary.json", {"data": "SAMPLE OF CIFAR-10", "data_sha256": "0123"})
+    write_json(run / "summary.json", summary_of(data_sha256="0123"))
     write_export(run, tmp_path / "copy")
     assert load_model(tmp_path / "copy").trained_on == "SAMPLE OF CIFAR-10"
     assert data_of_run(tmp_path / "copy")["data_sha256"] == "0123"

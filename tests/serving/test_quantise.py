@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from made_runs import summary_of
 from onnx import TensorProto, numpy_helper
 from untrained_runs import make_untrained
 
@@ -22,7 +23,7 @@ from cifar.serving.quantise import head_nodes, quantise
 
 def make_run(folder: Path, model: str, sample: Dataset, *settings: str) -> Path:
     run = make_untrained(folder, model, *settings)
-    write_json(run / "summary.json", {"data": sample.name, "data_sha256": sample.sha256})
+    write_json(run / "summary.json", summary_of(data=sample.name, data_sha256=sample.sha256))
     return run
 
 
@@ -67,7 +68,9 @@ def test_calibration_and_measurement_share_the_validation_images(
 def test_runs_without_validation_images_and_other_data_are_refused(tmp_path: Path, sample: Dataset) -> None:
     with pytest.raises(InputError, match="held no validation images"):
         int8_splits(make_run(tmp_path / "all", "cnn", sample, "validation_fraction=0"), sample)
-    write_json(make_run(tmp_path / "other", "cnn", sample) / "summary.json", {"data": "CIFAR-10", "data_sha256": "0"})
+    write_json(
+        make_run(tmp_path / "other", "cnn", sample) / "summary.json", summary_of(data="CIFAR-10", data_sha256="0")
+    )
     with pytest.raises(InputError, match="trained on CIFAR-10"):
         int8_splits(tmp_path / "other", sample)
     with pytest.raises(InputError, match="unknown data"):

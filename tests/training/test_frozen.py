@@ -159,7 +159,7 @@ def test_a_frozen_run_from_the_command_line(
     # The whole network on images gives the accuracy that its end gave on activations.
     summary = json.loads((run / "summary.json").read_text())
     assert run_app(app, ["evaluate", str(run), "--split", "validation", "-d", "cpu", "--json"], program="cifar") == 0
-    accuracy = json.loads((run / "evaluation.json").read_text())["accuracy"]
+    accuracy = json.loads((run / "evaluation-validation-none.json").read_text())["accuracy"]
     assert accuracy == pytest.approx(summary["validation_accuracy"])
 
 

@@ -249,11 +249,6 @@ def test_without_validation_the_last_weights_are_kept(few: tuple[Split, Split], 
     assert all(math.isnan(row["validation_accuracy"]) for row in read_metrics(tmp_path))
 
 
-def test_divergence_is_one_sentence(few: tuple[Split, Split], tmp_path: Path) -> None:
-    with pytest.raises(WorldError, match="lower learning rate"):
-        run(with_fields(PLAIN, lr=1e18, model="resnet20"), few, tmp_path)
-
-
 def test_ticks_tell_where_it_stands(few: tuple[Split, Split], tmp_path: Path) -> None:
     watching = Watching()
     train(PLAIN, *few, folder=tmp_path, display=watching)
@@ -315,6 +310,7 @@ def test_a_damaged_checkpoint_is_one_sentence(few: tuple[Split, Split], tmp_path
     with pytest.raises(WorldError, match=r"last\.ckpt"):
         run(PLAIN, few, tmp_path, resume=True)
     torch.save({"epoch": 1}, path)
+    (tmp_path / "checksums.json").unlink()
     with pytest.raises(WorldError, match="another recipe or version"):
         run(PLAIN, few, tmp_path, resume=True)
     path.unlink()

@@ -1,0 +1,84 @@
+"""The run folder on disk: the interface between training and everything after it, and the only code that writes one.
+
+    recipe.json          the Recipe, whole: enough to repeat the run
+    metrics.csv          a row per epoch
+    model.safetensors    the best weights (by validation accuracy), as the model's own state dict
+    last.ckpt            everything needed to continue exactly
+    summary.json         state and result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
+    checksums.json       SHA-256 of these files and those of evaluations
+    curves.png           drawn from metrics.csv
+    evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    of the result's evaluation; those
+                         of another split or TTA have it in their names: evaluation-test-shift.json
+    references.json      against human labels and known faults of the test set, by `cifar evaluate --references`
+    corruptions.json, corruptions.png    on corrupted test images, by `cifar evaluate --corruptions`
+    report.html          all of this on a page, by `cifar report`
+    card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
+    model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
+
+A run's state, in summary.json, is "unfinished", "trained" (the best weights are final) or "tested" (so is the result).
+A folder with summary.json is a run, one with crossval.json a cross-validation; both are created whole (`store.py`).
+Whoever writes a run holds its folder; every file is flushed to the disk before it takes its name, and is verified and
+checked against its schema (`schema.py`) when it is read.
+"""
+
+from cifar.runs.names import (
+    CARD,
+    CHECKPOINT,
+    CORRUPTIONS,
+    CROSSVAL,
+    EVALUATION,
+    EXPORT,
+    EXPORTED,
+    METRICS,
+    MISTAKES,
+    ONNX,
+    ONNX_INT8,
+    PICTURES,
+    PREDICTIONS,
+    RECIPE,
+    REFERENCES,
+    REPORT,
+    SUMMARY,
+    WEIGHTS,
+    evaluation_name,
+)
+from cifar.runs.results import metrics_text, read_metrics, read_predictions, write_evaluation
+from cifar.runs.store import (
+    Content,
+    checksum,
+    clear,
+    new_run,
+    open_run,
+    read_json,
+    remove_file,
+    write_file,
+    write_files,
+)
+from cifar.runs.summary import (
+    CHANGEABLE,
+    change_recipe,
+    check_begun,
+    check_run,
+    check_same,
+    count_test_evaluation,
+    data_of_run,
+    first_files,
+    how_computed,
+    is_run,
+    recipe_to_resume,
+    run_recipe,
+    run_state,
+    update_summary,
+    wandb_id,
+)
+from cifar.runs.weights import checkpoint_writer, load_network, read_checkpoint, tensor_bytes, weights_bytes
+
+__all__ = [
+    "CARD", "CHANGEABLE", "CHECKPOINT", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED", "METRICS",
+    "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT", "SUMMARY", "WEIGHTS",
+    "Content", "change_recipe", "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum", "clear",
+    "count_test_evaluation", "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run", "load_network",
+    "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics", "read_predictions",
+    "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary", "wandb_id",
+    "weights_bytes", "write_evaluation", "write_file", "write_files",
+]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Back to a checkpoint, and what may be different from there on: a rate on purpose, the machine with a remark."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar.errors import InputError, WorldError
+from cifar.kernels import build
+from cifar.runs import CHECKPOINT, RECIPE, check_same, read_checkpoint, tensor_bytes
+from cifar.runs.summary import CHANGEABLE
+from cifar.training.state import FORMAT, State, load_values
+
+
+def restore_state(state: State, folder: Path) -> None:
+    """Bring a new state to where last.ckpt was written; its `origin` must be that of the checkpoint, but for rates.
+
+    What `CHANGEABLE` allows to differ is recorded in `changes`.
+
+    Raises:
+        InputError: the checkpoint is of another recipe; names the field.
+        WorldError: there is no checkpoint, or it is damaged or of another version.
+    """
+    path = folder / CHECKPOINT
+    try:
+        values = read_checkpoint(folder, model_bytes=tensor_bytes(state.model))
+        if values.get("format") != FORMAT:
+            raise ValueError(f"its format is {values.get('format')} and {FORMAT} is read")
+        compare_origin(state.origin, values["origin"], path=path)
+        changes = changed_fields(state.origin, values)
+        load_values(state, values | {"origin": state.origin, "changes": [*values["changes"], *changes]})
+        if any(change["field"] == "epochs" for change in changes):
+            state.finished = state.epoch >= state.origin["recipe"]["epochs"]
+    except FileNotFoundError:
+        raise WorldError(f"{folder} holds no {CHECKPOINT} to resume from: train anew with --overwrite.") from None
+    except (InputError, WorldError):
+        raise
+    except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
+        raise WorldError(
+            f"{path} is damaged, or of another recipe or version ({type(error).__name__}): train anew with --overwrite."
+        ) from None
+    state.saved = (state.epoch, state.step)
+
+
+def compare_origin(origin: Mapping[str, Any], former: Mapping[str, Any], *, path: Path) -> None:
+    """Refuse a checkpoint of another recipe or other data.
+
+    Args:
+        origin: of the training that is resumed; former: of the checkpoint.
+        path: of the checkpoint.
+
+    Raises:
+        InputError: names the field.
+    """
+    fixed = {name: value for name, value in former["recipe"].items() if name not in CHANGEABLE}
+    check_same(origin["recipe"], fixed, origin=str(path.with_name(RECIPE)), of=path.name)
+    if origin["data_sha256"] != former["data_sha256"]:
+        raise InputError(f"{path} was trained on other data: give the same --data.")
+
+
+def changed_fields(origin: Mapping[str, Any], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a resumed training changes on purpose, and how else it is computed: records of summary.json.
+
+    Args:
+        origin: of the training that is resumed.
+        values: of the checkpoint.
+    """
+    former = values["origin"]
+    pairs = [(name, former["recipe"].get(name), origin["recipe"][name]) for name in CHANGEABLE]
+    pairs += [(name, value, origin["computed"][name]) for name, value in former["computed"].items()]
+    return [
+        {"field": name, "before": before, "after": after, "epoch": values["epoch"], "step": values["step"]}
+        for name, before, after in pairs
+        if before != after and before is not None
+    ]
+
+
+def how_computed(*, device: str, compiled: bool, precision: str) -> dict[str, Any]:
+    """What besides recipe and data decides the last bits of a training."""
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "kernels": "native" if device == "cpu" and build.available() else "pytorch",
+        "compiled": compiled,
+        "precision": precision,
+        "torch": str(torch.__version__),
+    }
+
+
+def resumed_otherwise(state: State) -> list[str]:
+    """Sentences on what a resumed training does otherwise than before, now."""
+    now = [change for change in state.changes if (change["epoch"], change["step"]) == (state.epoch, state.step)]
+    lines = [f"{change['field']} is {change['after']} from here on; it was {change['before']}." for change in now]
+    if any(change["field"] in state.origin["computed"] for change in now):
+        lines.append("So the result will not be that of an uninterrupted run, bit for bit.")
+    return lines
