@@ -170,6 +170,13 @@ def choose_compile(wanted: bool, *, device: str) -> tuple[bool, str]:
     return wanted, ""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a CPU or a GPU had no memory left; PyTorch raises a plain RuntimeError for the CPU."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError) or told
+
+
 def synchronise(device: str) -> None:
     """Wait until a GPU has done what it was given; a CPU has."""
     import torch

@@ -20,7 +20,7 @@ from cifar.errors import InputError, WorldError
 from cifar.evaluation.evaluate import evaluate, temperature_scaling
 from cifar.evaluation.predict import VIEWS, chosen_views, predict
 from cifar.files import json_text
-from cifar.models import is_pretrained
+from cifar.models import is_of_timm, is_pretrained
 from cifar.recipes import Recipe, to_mapping
 from cifar.runs import (
     CHANGEABLE,
@@ -81,6 +81,7 @@ class Job:
         overwrite: replace what the folder holds, once nothing can be refused any more.
         checkpoint_seconds: between two checkpoints within an epoch; 0 is none.
         command: what was typed, for the record.
+        trust_code: the user's function that the recipe names may be imported and run.
     """
 
     recipe: Recipe
@@ -94,6 +95,7 @@ class Job:
     overwrite: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     command: str = ""
+    trust_code: bool = False
 
 
 class Stopped(Exception):  # noqa: N818  (no error: a person asked for it)
@@ -130,7 +132,7 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         if state != "tested":
             evaluate_held(
                 job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
-                announce=lambda summary: display.result(summary, job.folder, fold=fold),
+                trust_code=job.trust_code, announce=lambda summary: display.result(summary, job.folder, fold=fold),
             )  # fmt: skip
         drawn = draw_missing(job, dataset)
         if state == "tested" and not drawn:
@@ -227,7 +229,7 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) 
     summary = read_json(folder / SUMMARY) if job.resume else {}
     if job.resume:
         check_data(folder, summary, dataset)
-    elif is_pretrained(recipe):
+    elif is_pretrained(recipe) and is_of_timm(recipe):
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
         display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
     images = load(dataset, "train")
@@ -268,6 +270,7 @@ def evaluate_run(
     device: str,
     display: Display,
     views: str = "",
+    trust_code: bool = False,
     references: bool = False,
     corruptions: bool = False,
 ) -> dict[str, Any]:
@@ -279,7 +282,7 @@ def evaluate_run(
     with open_run(folder):
         return evaluate_held(
             folder, dataset, split=split, purpose=purpose, device=device, display=display, views=views,
-            references=references, corruptions=corruptions,
+            references=references, corruptions=corruptions, trust_code=trust_code,
         )  # fmt: skip
 
 
@@ -292,6 +295,7 @@ def evaluate_held(
     device: str,
     display: Display,
     views: str = "",
+    trust_code: bool = False,
     references: bool = False,
     corruptions: bool = False,
     announce: Callable[[dict[str, Any]], None] = lambda _summary: None,
@@ -310,6 +314,7 @@ def evaluate_held(
         display: sees progress.
         views: TTA instead of the recipe's; "" is the recipe's. Only a test evaluation of a finished training with the
             recipe's TTA is the result in summary.json.
+        trust_code: import and run the user's function, if the recipe names one.
         references: compare with human labels and the known faults of the test set as well, into references.json.
         corruptions: evaluate on corrupted test images as well, into corruptions.json.
         announce: gets the summary when the figures are written, before anything is drawn.
@@ -338,7 +343,7 @@ def evaluate_held(
         from cifar.robustness.corruptions import check_corruptions
 
         check_corruptions(dataset, split=split)
-    model, validation = load_network(folder), validation_split(dataset, holdout=recipe.holdout)
+    model, validation = load_network(folder, trust_code=trust_code), validation_split(dataset, holdout=recipe.holdout)
     if split == "test":
         count_test_evaluation(folder, purpose=purpose)
         part = load(dataset, "test")
@@ -486,6 +491,7 @@ def predictions_on_test(job: Job, dataset: Dataset, *, display: Display) -> tupl
     if not all((job.folder / name).exists() for name in (EVALUATION, PREDICTIONS)):
         evaluate_run(
             job.folder, dataset, split="test", purpose="ensemble of the folds", device=job.device, display=display,
+            trust_code=job.trust_code,
         )  # fmt: skip
     probs, labels, _ = read_predictions(job.folder)
     return torch.from_numpy(probs), torch.from_numpy(labels)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar"
 LEVELS = (
     {"errors", "timing"},
     {"files"},
-    {"machine", "recipes"},
+    {"machine", "randomness", "recipes"},
     {"kernels", "data"},
     {"models"},
     {"runs", "evaluation"},

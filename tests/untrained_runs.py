@@ -14,7 +14,8 @@ def make_untrained(folder: Path, model: str, *settings: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = with_settings(recipe_for(model), settings)
     torch.manual_seed(0)
-    write_files(folder, {RECIPE: to_json(recipe), WEIGHTS: weights_bytes(build_model(recipe).state_dict())})
+    model = build_model(recipe, trust_code=True)
+    write_files(folder, {RECIPE: to_json(recipe), WEIGHTS: weights_bytes(model.state_dict())})
     return folder
 
 

@@ -10,6 +10,7 @@ import typer
 
 from cifar.cli import display
 from cifar.errors import InputError, Remark, WorldError
+from cifar.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -23,6 +24,9 @@ app = typer.Typer(
 )
 
 Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best available.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Import and run the network's own code, where the run's recipe names some.")
+]
 Data = Annotated[
     str,
     typer.Option("--data", help="A folder or archive of CIFAR-10, or `sample`; default the cache, else a download."),
@@ -137,6 +141,11 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
         return 1
     except WorldError as error:
         display.say(f"{program}: {error}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        display.say(f"{program}: there is not enough memory: take fewer images at a time or a smaller network.")
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import Device, app
+from cifar.cli.app import Device, TrustCode, app
 from cifar.errors import InputError
 
 
@@ -22,6 +22,7 @@ def demo(
         int | None, typer.Option("--port", min=1, max=65535, help="Default the first free one from 7860 on.")
     ] = None,
     device: Device = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Serve a page for the browser: drop, paste, choose or photograph an image and see what one run, or two, predict.
 
@@ -33,7 +34,7 @@ def demo(
     if len(runs) > 2:
         raise InputError(f"The page has room for two runs side by side: you named {len(runs)}.")
     check_gradio()
-    demo_runs = load_runs(runs, device=device)
+    demo_runs = load_runs(runs, device=device, trust_code=trust_code)
     for run in demo_runs:
         if run.warning:
             display.say(run.warning)

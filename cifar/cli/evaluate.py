@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from cifar.cli import display
-from cifar.cli.app import Data, Device, app, check_split, check_views, data_of, open_data
+from cifar.cli.app import Data, Device, TrustCode, app, check_split, check_views, data_of, open_data
 from cifar.errors import InputError
 from cifar.machine import choose_device
 
@@ -32,6 +32,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of tables.")] = False,
     device: Device = "",
     data: Data = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Accuracy with interval, loss, calibration, figures per class; writes evaluation.json and pictures."""
     from cifar.pipeline import evaluate_run
@@ -48,7 +49,7 @@ def evaluate(
     with display.TerminalDisplay() as shown:
         evaluation = evaluate_run(
             run, dataset, split=split, purpose=purpose + " --corruptions" * corruptions, device=device, display=shown,
-            views=tta, references=references, corruptions=corruptions,
+            views=tta, trust_code=trust_code, references=references, corruptions=corruptions,
         )  # fmt: skip
     if as_json:
         print(json.dumps(evaluation, indent=2))

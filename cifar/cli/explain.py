@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import Device, app
+from cifar.cli.app import Device, TrustCode, app
 from cifar.errors import InputError
 
 
@@ -21,6 +21,7 @@ def explain(
         str, typer.Option("--class", help="The class to explain; default the most likely. Not for transformers.")
     ] = "",
     device: Device = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Draw what the network looks at: Grad-CAM for convolutional networks, attention rollout for transformers.
 
@@ -39,7 +40,7 @@ def explain(
         raise InputError(f"{path} is a folder: name the PNG file, such as --output {path / 'explained.png'}.")
     if class_name and class_name not in CLASSES:
         raise InputError(f"There is no class {class_name!r}: choose from {', '.join(CLASSES)}.")
-    classifier = load_model(run, device=device)
+    classifier = load_model(run, device=device, trust_code=trust_code)
     image = read_image(file)
     predictions = classifier.predict(image)
     label = CLASSES.index(class_name) if class_name else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import Data, app, data_of, open_data
+from cifar.cli.app import Data, TrustCode, app, data_of, open_data
 from cifar.errors import InputError
 
 
@@ -27,6 +27,7 @@ def export(
         bool, typer.Option("--int8", help="Also an 8-bit ONNX file, calibrated and measured on validation images.")
     ] = False,
     data: Data = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Write an ONNX file, checked against the network on 1,200 images, or a plain folder; export.json describes it.
 
@@ -40,18 +41,18 @@ def export(
     if file_format == "safetensors":
         if int8 or kind != "float":
             raise InputError("--int8 and --input need --format onnx.")
-        write_folder(run, output)
+        write_folder(run, output, trust_code=trust_code)
     else:
-        write_onnx(run, output, kind=kind, int8=int8, data=data)
+        write_onnx(run, output, kind=kind, int8=int8, data=data, trust_code=trust_code)
 
 
-def write_folder(run: Path, output: Path | None) -> None:
+def write_folder(run: Path, output: Path | None, *, trust_code: bool) -> None:
     """Write weights and recipe into a folder, made if it is absent."""
     from cifar.runs import EXPORTED, write_file
     from cifar.serving.export import export_folder
 
     target = output or run / EXPORTED
-    files, record = export_folder(run, target)
+    files, record = export_folder(run, target, trust_code=trust_code)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(target / name, content)
@@ -60,7 +61,7 @@ def write_folder(run: Path, output: Path | None) -> None:
     )
 
 
-def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: str) -> None:
+def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: str, trust_code: bool) -> None:
     """Write an ONNX file and, if wanted, its 8-bit version, with export.json beside them.
 
     Raises:
@@ -76,7 +77,7 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
     splits = int8_splits(run, open_data(data or data_of(run))) if int8 else None  # refused before anything is written
-    model, record = export_onnx(run, name=path.name, kind=kind)
+    model, record = export_onnx(run, name=path.name, kind=kind, trust_code=trust_code)
     write_file(path, model)
     int8_path = path.with_name(f"{path.stem}-int8.onnx")
     remove_file(int8_path)  # of an earlier export: it would not belong to this file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import Device, app
+from cifar.cli.app import Device, TrustCode, app
 from cifar.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def predict(
     ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 100,
     device: Device = "",
+    trust_code: TrustCode = False,
 ) -> None:
     """Print class, probability and runner-up for image files of any size: the central square, resized to 32×32.
 
@@ -58,7 +59,7 @@ def predict(
         failures.append(sentence)
         display.say(printable(sentence))
 
-    classifier = load_model(run, device=device)
+    classifier = load_model(run, device=device, trust_code=trust_code)
     if classifier.note:
         display.say(classifier.note)
     names = file_names(files, unreadable=unreadable)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import INTERRUPTED, Data, Device, app, check_data_flag, data_of, open_data, run_app
+from cifar.cli.app import INTERRUPTED, Data, Device, TrustCode, app, check_data_flag, data_of, open_data, run_app
 from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
 
@@ -47,7 +47,7 @@ TrainBlocks = Annotated[
     typer.Option("--train-blocks", help="For previt: train only the last N blocks and the head.", metavar="N"),
 ]
 Weights = Annotated[
-    str, typer.Option("--weights", help="For previt: a file of pretrained weights, instead of the hub.")
+    str, typer.Option("--weights", help="A file of weights to start from; for previt instead of those of the hub.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the plan, and stop.")]
 Resume = Annotated[
@@ -100,6 +100,7 @@ def train(
     kernels: Kernels = "",
     checkpoint_minutes: CheckpointMinutes = 5.0,
     skip_bad_steps: SkipBadSteps = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a network, keep the best weights by validation accuracy, evaluate them on the test set once."""
     check_device(device)
@@ -149,6 +150,7 @@ def train(
         chosen, folder, device=choose_device(device), compile=compile, cross_validate=cross_validate, wandb=wandb,
         tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
         checkpoint_seconds=60 * checkpoint_minutes, command=shlex.join(["cifar", *context.obj]),
+        trust_code=trust_code or bool(model),  # typed here, it is the user's own
     )  # fmt: skip
     if dry_run:
         show_plan(job, data)
@@ -252,17 +254,22 @@ def run_job(job: "Job", data: str) -> None:
         data: of --data.
     """
     from cifar.models import build_model
+    from cifar.models.own import check_trust, is_own
     from cifar.pipeline import Stopped, run_folds, run_one
     from cifar.runs import is_run
 
+    if is_own(job.recipe.model):
+        check_trust(job.recipe.model, trust_code=job.trust_code)
     flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
     if not job.resume:
-        build_model(job.recipe)  # now, so that a wrong name or weights that cannot be had leave nothing behind
+        build_model(
+            job.recipe, for_training=True, trust_code=job.trust_code
+        )  # now, so that a wrong name or weights that cannot be had leave nothing behind
     if ":" in job.recipe.model:
         display.say(first_line(job.recipe, job.folder))
     dataset = open_data(data)
     program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
-    resume = f"{program} --resume {shlex.quote(str(job.folder))}"
+    resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * is_own(job.recipe.model)
     with display.TerminalDisplay() as shown:
         try:
             if job.cross_validate:
@@ -291,7 +298,9 @@ def show_plan(job: "Job", data: str) -> None:
     from cifar.recipes import to_json
 
     recipe = job.recipe
-    parameters = sum(parameter.numel() for parameter in build_model(recipe, pretrained=False).parameters())
+    parameters = sum(
+        parameter.numel() for parameter in build_model(recipe, pretrained=False, trust_code=job.trust_code).parameters()
+    )
     precision, precision_remark = choose_precision(recipe.precision, device=job.device)
     display.result_text(to_json(recipe).rstrip())
     compiled, compile_remark = choose_compile(job.compile, device=job.device)

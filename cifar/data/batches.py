@@ -1,5 +1,6 @@
 """Batches: the whole split is on the device and a batch is an index into it, so there are no loader processes."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -44,8 +45,28 @@ def take(images: Tensor, indices: Tensor) -> Tensor:
     return images.index_select(0, indices)
 
 
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Batches in an epoch. The last may be smaller, but a last image alone joins the batch before it.
+
+    Batch normalisation has no statistics of one image, and its gradient would be noise.
+
+    Args:
+        num_images: N.
+        batch_size: images per batch.
+    """
+    batches = math.ceil(num_images / batch_size)
+    return batches - 1 if batches > 1 and num_images % batch_size == 1 else batches
+
+
+def last_batch_remark(num_images: int, batch_size: int) -> str:
+    """A sentence about the last batch where it is larger than the others, or ""."""
+    if batch_size * num_batches(num_images, batch_size) >= num_images:
+        return ""
+    return f"The last of {num_images:,} images would be a batch of its own: it joins the batch before it."
+
+
 def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of a split in a given order; the last may be smaller.
+    """Batches of a split in a given order, as many as `num_batches` says; the last may be smaller, or larger by one.
 
     Args:
         split: on any device.
@@ -57,8 +78,10 @@ def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> 
         images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B], on
         the CPU.
     """
-    for start in range(first * batch_size, len(order), batch_size):
-        indices = order[start : start + batch_size]
+    last = num_batches(len(order), batch_size) - 1
+    for number in range(first, last + 1):
+        stop = (number + 1) * batch_size if number < last else len(order)
+        indices = order[number * batch_size : stop]
         device_indices = indices.to(split.labels.device)
         yield take(split.images, device_indices), split.labels[device_indices], indices
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError
 from cifar.models.layers import resize
+from cifar.models.trial import place
 from cifar.recipes import Recipe
 
 # The views of each kind of TTA: (mirrored?, rows down, columns right), the image itself first.
@@ -52,7 +53,7 @@ def predict(
     if views not in VIEWS:
         raise InputError(f"There is no TTA {views!r}: choose from {', '.join(VIEWS)}.")
     assert images.dtype == torch.uint8, f"pixels are scaled here: uint8 expected, {images.dtype} given"
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, device)
 
     first_view, *other_views = VIEWS[views]
 

@@ -4,11 +4,8 @@ Each is an `nn.Module` from float pixels in [0, 1], [N, 3, 32, 32], to [N, 10] l
 "timm:NAME" is any model of timm, and "package.module:function" a function of the user's.
 """
 
-import difflib
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,14 @@ from torch import Tensor, nn
 from cifar.errors import InputError
 from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
+from cifar.models.matching import load_matching
+from cifar.models.own import call_factory, check_trust, find_factory, is_own
 from cifar.models.pretrained import SIDE, Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
 from cifar.models.speednet import SpeedNet, speednet, speednet_large, speednet_narrow
+from cifar.models.trial import check_contract, check_training
 from cifar.models.vit import vit, vit_large, vit_medium, vit_patch, vit_tiny
+from cifar.models.weights import read_weights
 from cifar.recipes import Network, Recipe
 from cifar.recipes.names import check_name
 
@@ -50,44 +51,93 @@ OPTIONS = ("model_name", "weights", "image_size", "pool", "dropout", "drop_path"
 
 def is_pretrained(recipe: Recipe) -> bool:
     """Whether the recipe's network starts from pretrained weights."""
-    return recipe.model == "previt" or (recipe.model.startswith("timm:") and bool(recipe.network.weights))
+    return recipe.model == "previt" or bool(recipe.network.weights)
 
 
-def build_model(recipe: Recipe, *, pretrained: bool = True) -> nn.Module:
+def is_of_timm(recipe: Recipe) -> bool:
+    """Whether the recipe's network is one of timm's."""
+    return recipe.model == "previt" or recipe.model.startswith("timm:")
+
+
+def build_model(
+    recipe: Recipe, *, pretrained: bool = True, for_training: bool = False, trust_code: bool = False
+) -> nn.Module:
     """Build the network that a recipe names, randomly initialised or with pretrained weights.
 
     Args:
         recipe: its model, network options and, for smaller images in early epochs, their size.
         pretrained: false where the weights of a run will be loaded, so that none need be found: changes no shape.
+        for_training: whether a network that is not this package's is tried in a step of training as well.
+        trust_code: import and run the user's function, if the recipe names one.
 
     Raises:
-        InputError: no such network, or an option or image size that it does not take.
+        InputError: no such network, an option or image size that it does not take, code that is not trusted, or a
+            network that breaks the contract.
         WorldError: pretrained weights cannot be had.
     """
-    name = recipe.model
+    name, weights = recipe.model, recipe.network.weights
     check_name(name)
+    factory = factory_of(recipe, pretrained=pretrained, trust_code=trust_code)
     values = {field: getattr(recipe.network, field) for field in OPTIONS}
     options = {field: value for field, value in values.items() if value != getattr(Network(), field)}
-    early_size = recipe.augment.early_image_size
-    before, _, after = name.partition(":")
-    factory: Callable[..., Any]
-    if name == "previt":
-        factory = functools.partial(previt, pretrained=pretrained, other_image_size=early_size)
-    elif before == "timm":
-        # Without weights it starts at random: then nothing is known of a size or of statistics that it expects.
-        known = bool(recipe.network.weights)
-        factory = functools.partial(
-            build_timm, after, pretrained=known and pretrained, size_of_weights=known, other_image_size=early_size
-        )
-    else:
-        factory = FACTORIES[name] if name in FACTORIES else find_factory(name)
+    takes_weights = "weights" in inspect.signature(factory).parameters
+    if not takes_weights:
+        options.pop("weights", None)
     check_options(factory, options, name=name)
-    model = factory(**options)
+    if is_own(name):
+        build = functools.partial(call_factory, factory, options, name=name)
+    else:
+        build = functools.partial(factory, **options)
+    model: nn.Module = build()
+    if pretrained and not weights and name.startswith("timm:"):
+        check_tag(name)
     if name not in FACTORIES:
-        check_contract(model, name=name)
+        check_contract(model, name=name, build=build)
+    if weights and pretrained and not takes_weights:
+        load_matching(model, read_weights(Path(weights)), name=name, origin=weights)
+    if name not in FACTORIES and for_training:
+        check_training(
+            model, name=name, build=build, num_images=min(recipe.batch_size, 2), averaged=recipe.ema_decay > 0
+        )
+    early_size = recipe.augment.early_image_size
     if early_size:
         check_early_size(model, early_size, name=name)
     return model
+
+
+def factory_of(recipe: Recipe, *, pretrained: bool, trust_code: bool) -> Callable[..., Any]:
+    """The function that builds a recipe's network from its options; arguments and errors as of `build_model`."""
+    name, early_size = recipe.model, recipe.augment.early_image_size
+    if name == "previt":
+        return functools.partial(previt, pretrained=pretrained, other_image_size=early_size)
+    if name in FACTORIES:
+        return FACTORIES[name]
+    if is_own(name):
+        check_trust(name, trust_code=trust_code)
+        return find_factory(name)
+    of_timm = name.partition(":")[2]
+    # Without weights it starts at random: then nothing is known of a size or of statistics that it expects.
+    known = bool(recipe.network.weights)
+    return functools.partial(
+        build_timm, of_timm, pretrained=known and pretrained, size_of_weights=known, other_image_size=early_size
+    )
+
+
+def check_tag(name: str) -> None:
+    """Refuse a name of timm that names pretrained weights too, where none are loaded: it would start at random.
+
+    Args:
+        name: "timm:" and a name that timm knows.
+
+    Raises:
+        InputError: names the ways to load the weights, and to start at random.
+    """
+    architecture, _, tag = name.removeprefix("timm:").partition(".")
+    if tag:
+        raise InputError(
+            f"{name} names the pretrained weights {tag}: give -m previt --set model_name={architecture}.{tag} to load "
+            f"them from the hub, --weights FILE to load them from a file, or -m timm:{architecture} to start at random."
+        )
 
 
 def check_early_size(model: nn.Module, size: int, *, name: str) -> None:
@@ -130,60 +180,6 @@ def check_options(factory: Callable[..., object], options: dict[str, object], *,
             raise InputError(
                 f"{option} is {value!r}, but {name} takes {', '.join(taken) or 'no options'}: leave it out."
             )
-
-
-def find_factory(name: str) -> Callable[..., Any]:
-    """The user's function behind "package.module:function"; modules in the current folder are found too.
-
-    Raises:
-        InputError: there is no such module, importing it fails, or it has no such function.
-    """
-    module_name, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{name}: there is no module {error.name!r}: install it or run from its folder.") from None
-    except Exception as error:
-        raise InputError(f"{name}: importing {module_name} fails with {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
-    if not hasattr(module, attribute):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(f"{name}: {module_name} has no {attribute!r}.{hint}")
-    factory = getattr(module, attribute)
-    if not callable(factory):
-        raise InputError(f"{name}: {attribute} is a {type(factory).__name__}, not a function that returns a network.")
-    return factory  # type: ignore[no-any-return]
-
-
-def check_contract(model: object, *, name: str) -> None:
-    """Try a network on two images: [2, 3, 32, 32] must give [2, 10].
-
-    Args:
-        model: what the user's function returned.
-        name: of the network, for the error.
-
-    Raises:
-        InputError: not a module, an exception, or another shape; says which.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{name} returns a {type(model).__name__}: it must return a torch.nn.Module.")
-    training = model.training
-    try:
-        with torch.no_grad():
-            logits = model.eval()(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else "no message"
-        raise InputError(f"{name} fails on two images [2, 3, 32, 32] with {type(error).__name__}: {reason}") from error
-    finally:
-        model.train(training)
-    if not isinstance(logits, Tensor):
-        raise InputError(f"{name} gives a {type(logits).__name__}: it must give logits [N, 10].")
-    if logits.shape != (2, 10):
-        raise InputError(f"{name} gives {list(logits.shape)} for two images: it must give logits [2, 10].")
 
 
 def prepare_model(model: nn.Module, images: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifar.errors import InputError
 from cifar.models.layers import Normalise, resize
+from cifar.models.matching import complain
 from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights
 from cifar.models.repair import repair_torchvision
 from cifar.models.weights import first_line, hub_weights, read_weights
@@ -206,10 +207,7 @@ def fill(net: Any, state: dict[str, Tensor], *, origin: str) -> None:
             if key in shared and state[key].shape != tensor.shape
         ),
     ]
-    if complaints:
-        more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
-        name = net.pretrained_cfg["architecture"]
-        raise InputError(f"{origin} does not fit {name}: {'; '.join(complaints[:3])}{more}.")
+    complain(complaints, name=net.pretrained_cfg["architecture"], origin=origin)
     net.load_state_dict(state, strict=False)
 
 

@@ -5,8 +5,10 @@ the import fails with "operator torchvision::nms does not exist". Neither timm n
 it is enough to declare them.
 """
 
-import importlib
+import importlib.util
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -17,23 +19,18 @@ _declared: torch.library.Library | None = None
 
 
 def repair_torchvision() -> None:
-    """Import torchvision; if that fails for lack of operators, declare them and import it again.
+    """Load torchvision's compiled operators, or declare them where they cannot be loaded; torchvision is not imported.
 
     Calling a declared operator still fails, with PyTorch's message that it has no implementation.
-
-    Raises:
-        ImportError: torchvision is not installed.
-        RuntimeError: the import fails for another reason.
     """
     global _declared
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "operator torchvision::" not in str(error) or _declared is not None:
-            raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]  # partly imported
+    spec = None if "torchvision" in sys.modules else importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    for library in sorted(Path(spec.submodule_search_locations[0]).glob("_C.*")):
+        with suppress(OSError, ImportError):
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    if _declared is None and not hasattr(torch.ops.torchvision, "nms"):
         _declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             _declared.define(f"{operator}{SIGNATURE}")  # type: ignore[no-untyped-call]
-        importlib.import_module("torchvision")

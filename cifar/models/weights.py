@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import re
 import threading
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,40 +20,95 @@ from cifar.models.onnx_weights import read_onnx
 
 HUB_SECONDS = 8.0  # to respond, name resolution included
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+WRAPPERS = (  # names under which checkpoints hold their state dict; a moving average of it first
+    "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model_state", "model", "net",
+    "network", "weights", "params", "module",
+)  # fmt: skip
+
+
+class Ignored:
+    """Stands for whatever else than tensors a checkpoint holds and pickle would have to build: it keeps nothing.
+
+    Such as the best accuracy as a number of NumPy. PyTorch's loader calls this class in place of the one that the file
+    names, so that no code of NumPy reads the file's bytes.
+    """
+
+    def __init__(self, *_arguments: object) -> None:
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+IGNORED = (
+    "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "argparse.Namespace",
+)  # fmt: skip
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of weights, by name, without the prefixes of wrappers.
 
     Args:
-        path: of a safetensors file, a state dict, or an ONNX file.
+        path: of a safetensors file, a state dict or a checkpoint that holds one, or an ONNX file.
 
     Raises:
         InputError: the file holds something else.
         WorldError: the file is missing, damaged, or would execute code.
     """
-    from safetensors.torch import load_file
-
     if path.suffix == ".onnx":
         return read_onnx(path)
+    loaded = load_file(path)
+    while wrapped := next((loaded[name] for name in WRAPPERS if is_wrapped(loaded, name)), None):
+        loaded = wrapped
+    values = {without_prefixes(str(key)): value for key, value in loaded.items()} if isinstance(loaded, Mapping) else {}
+    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor) and key != "n_averaged"}
+    if not tensors:
+        raise InputError(f"{path} holds no weights: it must be a dictionary of tensors by name.")
+    return tensors
+
+
+def is_wrapped(loaded: Any, name: str) -> bool:
+    """Whether a checkpoint holds its weights under a name."""
+    return isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping)
+
+
+def load_file(path: Path) -> Any:
+    """What a file of safetensors or of `torch.save` holds; tensors and plain values, everything else is `Ignored`.
+
+    Raises:
+        InputError: the file is a program of TorchScript.
+        WorldError: the file is missing, damaged, or would execute code.
+    """
+    from safetensors.torch import load_file
+
     try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([(Ignored, name) for name in IGNORED]):
+            return torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
         raise WorldError(f"{path} does not exist: name a file of weights with --weights.") from None
     except pickle.UnpicklingError:
         fault = "is damaged, or would execute code, and was not loaded"
         raise WorldError(f"{path} {fault}: save a plain state dict or safetensors.") from None
     except Exception as error:  # a damaged file can raise anything
-        raise WorldError(
-            f"{path} cannot be read ({first_line(error)}): fetch it again, or name another file."
-        ) from None
-    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"{path} holds no weights: it must be a dictionary of tensors by name.")
-    return {without_prefixes(str(key)): value for key, value in loaded.items()}
+        if is_torchscript(path):
+            raise InputError(
+                f"{path} is a TorchScript program, which is code: name a file of its weights, as "
+                "`torch.save(program.state_dict(), FILE)` writes it."
+            ) from None
+        reason = type(error).__name__ if "weights_only" in str(error) else first_line(error)
+        raise WorldError(f"{path} cannot be read ({reason}): fetch it again, or name another file.") from None
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive as `torch.jit.save` writes it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def without_prefixes(key: str) -> str:
@@ -157,6 +213,6 @@ def ask_hub(endpoint: str) -> str:
     return reasons[0] if reasons else f"no answer in {HUB_SECONDS:.0f} seconds"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its kind where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,10 +18,12 @@ HEADER_BYTES = 16 * 2**20  # more than the names of any network's tensors
 
 
 def weights_bytes(state: Mapping[str, "Tensor"]) -> bytes:
-    """The content of model.safetensors, from a state dict."""
+    """The content of model.safetensors, from a state dict: a tensor that has several names once."""
     from safetensors.torch import save
 
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    from cifar.models.state_dict import unique_tensors
+
+    return save(unique_tensors(state))
 
 
 def checkpoint_writer(values: Mapping[str, Any]) -> Write:
@@ -79,21 +81,26 @@ def tensor_bytes(model: "nn.Module") -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def load_network(folder: Path) -> "nn.Module":
+def load_network(folder: Path, *, trust_code: bool = False) -> "nn.Module":
     """The trained network of a run, on the CPU, in evaluation mode.
 
+    Args:
+        folder: of a run.
+        trust_code: import and run the user's function that the recipe names, if it names one.
+
     Raises:
-        InputError: no run folder.
+        InputError: no run folder, or a network of the user's that is not trusted.
         WorldError: the weights are absent, damaged or of another network.
     """
     import safetensors
     from safetensors.torch import load
 
     from cifar.models import build_model
+    from cifar.models.state_dict import load_tensors
 
     recipe = run_recipe(folder)
     path = folder / WEIGHTS
-    model = build_model(recipe, pretrained=False)
+    model = build_model(recipe, pretrained=False, trust_code=trust_code)
     try:
         state = load(read_file(path, limit=2 * tensor_bytes(model) + HEADER_BYTES))
     except FileNotFoundError:
@@ -101,7 +108,7 @@ def load_network(folder: Path) -> "nn.Module":
     except (ValueError, safetensors.SafetensorError) as error:
         raise WorldError(f"{path} cannot be read ({error}): train again or restore the file.") from None
     try:
-        model.load_state_dict(state)
+        load_tensors(model, state)
     except RuntimeError:
         raise WorldError(f"{path} does not fit the network {recipe.model}: it is another run's file.") from None
     return model.eval()

@@ -40,19 +40,21 @@ class DemoRun:
         return f"{self.name}: {self.classifier.note}" if self.classifier.note else ""
 
 
-def load_runs(folders: Sequence[Path], *, device: str) -> list[DemoRun]:
+def load_runs(folders: Sequence[Path], *, device: str, trust_code: bool = False) -> list[DemoRun]:
     """Load the runs to show.
 
     Args:
         folders: of one run or two.
         device: cpu, mps or cuda; "" is the best available.
+        trust_code: as of `load_model`.
 
     Raises:
         InputError, WorldError: see `load_model`; also where two folders are the same.
     """
     named_folders = zip(distinct_names(folders), folders, strict=True)
     runs = [
-        DemoRun(name, load_model(folder, device=device), run_card(folder, name=name)) for name, folder in named_folders
+        DemoRun(name, load_model(folder, device=device, trust_code=trust_code), run_card(folder, name=name))
+        for name, folder in named_folders
     ]
     for run in runs:  # native kernels may have to be compiled, for which no visitor should wait
         run.classifier.predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

@@ -131,22 +131,26 @@ class Classifier:
         return Predictions(probs)
 
 
-def load_model(run: str | Path, *, device: str = "") -> Classifier:
+def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -> Classifier:
     """Load the trained network of a run.
 
     Args:
         run: a run's folder, or one that `cifar export --format safetensors` wrote.
         device: cpu, mps or cuda; "" is the best available.
+        trust_code: import and run the user's function, if the recipe names one.
 
     Raises:
-        InputError: no such folder, the folder of a cross-validation, or a device that is not available.
+        InputError: no such folder, the folder of a cross-validation, a device that is not available, or code that is
+            not trusted.
         WorldError: the weights are absent, damaged or of another network.
     """
     folder = Path(run).expanduser()
     if (folder / CROSSVAL).exists():
         raise InputError(f"{folder} holds a cross-validation: name one of its folds, such as {folder / 'fold-0'}.")
     recipe = run_recipe(folder)
-    return Classifier(load_network(folder), recipe, choose_device(device), data_of_run(folder)["data"])
+    return Classifier(
+        load_network(folder, trust_code=trust_code), recipe, choose_device(device), data_of_run(folder)["data"]
+    )
 
 
 def to_images(images: Images) -> Tensor:

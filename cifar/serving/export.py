@@ -31,12 +31,13 @@ MAX_CALIBRATION = 1_000  # images
 BATCH_SIZE = 100  # of the speed measurement
 
 
-def export_folder(run: Path, target: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+def export_folder(run: Path, target: Path, *, trust_code: bool = False) -> tuple[dict[str, bytes], dict[str, Any]]:
     """A run's weights and recipe, for a folder that `load_model` reads.
 
     Args:
         run: a run's folder, or an exported one.
         target: the folder that the files are for; it may be absent, empty, or hold an earlier export.
+        trust_code: as of `load_model`.
 
     Returns:
         the contents of the files by name, export.json last, and the record that it holds.
@@ -45,7 +46,7 @@ def export_folder(run: Path, target: Path) -> tuple[dict[str, bytes], dict[str, 
         InputError: no run folder, or a target that holds something else.
         WorldError: the weights cannot be read.
     """
-    classifier = load_model(run, device="cpu")
+    classifier = load_model(run, device="cpu", trust_code=trust_code)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / EXPORT).exists())):
         raise InputError(f"{target} already holds something else: choose another with --output.")
     if target.resolve() == run.resolve():
@@ -56,7 +57,7 @@ def export_folder(run: Path, target: Path) -> tuple[dict[str, bytes], dict[str, 
     return files, record
 
 
-def export_onnx(run: Path, *, name: str, kind: str = "float") -> tuple[bytes, dict[str, Any]]:
+def export_onnx(run: Path, *, name: str, kind: str = "float", trust_code: bool = False) -> tuple[bytes, dict[str, Any]]:
     """A run's network as an ONNX file, if the file gives the network's own answers on the whole bundled sample.
 
     `images` [N, 3, 32, 32] go in and `probs` float32 [N, 10] come out, for any N. Normalisation, and a pretrained
@@ -68,6 +69,7 @@ def export_onnx(run: Path, *, name: str, kind: str = "float") -> tuple[bytes, di
         run: a run's folder, or an exported one.
         name: of the file, for the record.
         kind: of input: float, for pixels in [0, 1], or uint8, 0 to 255.
+        trust_code: as of `load_model`.
 
     Returns:
         the file, and the record for export.json; its "parity" says how closely the answers agree.
@@ -77,7 +79,7 @@ def export_onnx(run: Path, *, name: str, kind: str = "float") -> tuple[bytes, di
         WorldError: the network cannot be exported, or the file's answers differ from its own.
     """
     assert kind in INPUTS, kind
-    classifier = load_model(run, device="cpu")
+    classifier = load_model(run, device="cpu", trust_code=trust_code)
     record = describe(run, classifier) | {"format": "onnx", "file": name}
     record |= {"input": f"images [N, 3, 32, 32]: {INPUTS[kind]}", "output": "probs [N, 10]: float32, rows sum to 1"}
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}

@@ -45,7 +45,7 @@ def frozen_activations(
         InputError: a network without a frozen part.
         WorldError: the disk has no room for the file, or it cannot be written.
     """
-    model = build_model(recipe)
+    model = build_model(recipe, trust_code=True)  # decided before any training began
     freeze(model, recipe.network.train_blocks)
     assert isinstance(model, Pretrained)
     path = cache_folder() / "activations" / f"{activations_key(model, recipe, dataset)}.npy"

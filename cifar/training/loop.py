@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from cifar.data.batches import batches, draw_order, to_device
+from cifar.data.batches import batches, draw_order, last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory
 from cifar.models import is_pretrained
 from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
+from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
 from cifar.runs import METRICS, WEIGHTS, metrics_text, weights_bytes
 from cifar.training.augment import alternate_flips, augment
@@ -78,7 +79,7 @@ def train(
         display.say(remark)
     keep_memory()
     flush_denormals()
-    torch.manual_seed(recipe.seed)  # of weights and dropout, which take no generator
+    seed_generators(recipe.seed)  # of weights, dropout and users' networks, which take no generator
     state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
     computed = how_computed(device=device, compiled=compiled, precision=precision)
     state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
@@ -92,7 +93,9 @@ def train(
     if compiled:
         model.compile()
     training, validation = to_device(training, torch.device(device)), to_device(validation, torch.device(device))
-    steps = math.ceil(len(training) / recipe.batch_size)
+    steps = num_batches(len(training), recipe.batch_size)
+    if remark := last_batch_remark(len(training), recipe.batch_size):
+        display.say(remark)
     display.start_training(recipe.epochs, best_accuracy=state.best_accuracy)
     last_save = time.perf_counter()
 

@@ -11,16 +11,17 @@ from torch import Generator, Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
 from cifar.data.split import Split
 from cifar.files import Write
-from cifar.models import build_model, prepare_model
+from cifar.models import build_model, is_pretrained, prepare_model
 from cifar.models.frozen import freeze
+from cifar.models.trial import place
+from cifar.randomness import generator_states, restore_generators
 from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, Content, checkpoint_writer, write_files
 from cifar.training.augment import draw_flips
-from cifar.training.ema import average_of
+from cifar.training.ema import MovingAverage
 from cifar.training.optimisers import build_optimiser
 from cifar.training.schedules import plateau
 from cifar.training.step import all_finite
@@ -52,7 +53,7 @@ class State:
     model: nn.Module
     optimiser: Optimizer
     plateau: ReduceLROnPlateau | None
-    average: AveragedModel | None
+    average: MovingAverage | None
     scaler: GradScaler
     generator: Generator
     flips: Tensor | None = None
@@ -102,11 +103,12 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, p
         InputError: the recipe's options do not fit its network.
         WorldError: pretrained weights cannot be had.
     """
-    model = build_model(recipe, pretrained=pretrained)
+    # Whether a network of the user's own may be built was decided before any training began.
+    model = build_model(recipe, pretrained=pretrained, for_training=True, trust_code=True)
     freeze(model, recipe.network.train_blocks)
-    if recipe.network.train_blocks < 0:
+    if recipe.network.train_blocks < 0 and not is_pretrained(recipe):  # else statistics belong to the weights
         prepare_model(model, training.images)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(model, device)
     optimiser = build_optimiser(recipe.optimiser, model)
     generator = Generator().manual_seed(recipe.seed)
     flips = None
@@ -116,7 +118,7 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, p
         model,
         optimiser,
         plateau(recipe.schedule, optimiser),
-        average_of(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
+        MovingAverage(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
         GradScaler(device, enabled=precision == "fp16"),
         generator,
         flips,
@@ -134,8 +136,7 @@ def checkpoint(state: State) -> Write:
         "average": state.average.state_dict() if state.average else None,
         "scaler": state.scaler.state_dict(),
         "generator": state.generator.get_state(),
-        "dropout_cpu": torch.get_rng_state(),
-        "dropout_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "generators": generator_states(),
     }
     return checkpoint_writer(values)
 
@@ -184,8 +185,6 @@ def load_values(state: State, values: dict[str, Any]) -> None:
         state.average.load_state_dict(values["average"])
     state.scaler.load_state_dict(values["scaler"])
     state.generator.set_state(values["generator"])
-    torch.set_rng_state(values["dropout_cpu"])
-    if torch.cuda.is_available() and values["dropout_cuda"]:
-        torch.cuda.set_rng_state_all(values["dropout_cuda"])
+    restore_generators(values["generators"])
     for name in VALUES:
         setattr(state, name, values[name])

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from cifar.errors import WorldError
+from cifar.machine import is_out_of_memory
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +44,35 @@ def training_step(
 
     Raises:
         FloatingPointError: the step was left out; weights, buffers and optimiser are as before it.
+        WorldError: there is not enough memory.
     """
+    try:
+        return update(
+            model, optimiser, scaler, batch, precision=precision, label_smoothing=label_smoothing, clip_norm=clip_norm,
+            refuse_bad=refuse_bad,
+        )  # fmt: skip
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        images = len(batch[0])
+        raise WorldError(
+            f"There is not enough memory to train on {images} images at a time: give a --batch-size below {images}, or "
+            "a smaller network."
+        ) from None
+
+
+def update(
+    model: nn.Module,
+    optimiser: Optimizer,
+    scaler: GradScaler,
+    batch: tuple[Tensor, Tensor, Tensor, float],
+    *,
+    precision: str,
+    label_smoothing: float,
+    clip_norm: float,
+    refuse_bad: bool,
+) -> tuple[Tensor, Tensor]:
+    """`training_step` where there is enough memory."""
     pixels, labels, mixed_labels, lam = batch
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if refuse_bad else []
     with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):

@@ -240,7 +240,7 @@ def test_functions_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "their_failure.py").write_text("raise OSError('no disk')")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    model = build_model(recipe_of("their_networks:good", "dropout=0.5"))
+    model = build_model(recipe_of("their_networks:good", "dropout=0.5"), trust_code=True)
     assert model(images()).shape == (2, 10)
     assert model[1].p == 0.5
     assert model.training
@@ -255,9 +255,9 @@ def test_functions_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "no_such_module:good": "there is no module 'no_such_module'",
     }.items():
         with pytest.raises(InputError, match=complaint):
-            build_model(recipe_of(name))
+            build_model(recipe_of(name), trust_code=True)
     with pytest.raises(InputError, match=r"drop_path is 0\.1, but their_networks:good takes dropout: leave it out"):
-        build_model(recipe_of("their_networks:good", "drop_path=0.1"))
+        build_model(recipe_of("their_networks:good", "drop_path=0.1"), trust_code=True)
     assert sys.path == before
 
 

@@ -67,7 +67,7 @@ def test_the_heat_map_goes_from_dark_to_bright(image: Tensor) -> None:
 
 
 def test_a_network_that_cannot_be_explained_has_words_and_no_picture(tmp_path: Path, image: Tensor) -> None:
-    (demo_run,) = load_runs([make_untrained(tmp_path / "run", "untrained_runs:flat")], device="cpu")
+    (demo_run,) = load_runs([make_untrained(tmp_path / "run", "untrained_runs:flat")], device="cpu", trust_code=True)
     picture, words = explanation(image, demo_run)
     assert picture is None
     assert "cannot be explained" in words

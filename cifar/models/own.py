@@ -1,0 +1,109 @@
+"""Networks that users bring: the function behind "package.module:function", imported only when they say so."""
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cifar.errors import InputError
+from cifar.machine import is_out_of_memory
+from cifar.models.repair import repair_torchvision
+from cifar.models.weights import first_line
+
+
+def is_own(name: str) -> bool:
+    """Whether a network's name stands for a function of the user's."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def check_trust(name: str, *, trust_code: bool) -> None:
+    """Refuse to import a function that only a file names.
+
+    Args:
+        name: "package.module:function".
+        trust_code: whether the person who started the program named it, or said that it may be run.
+
+    Raises:
+        InputError: it is not trusted; names the flag.
+    """
+    if not trust_code:
+        raise InputError(
+            f"The network is {name}, so loading it would import and run that code: if you trust it, give --trust-code "
+            "(in Python, trust_code=True)."
+        )
+
+
+def find_factory(name: str) -> Callable[..., Any]:
+    """The user's function behind "package.module:function"; modules in the current folder are found too.
+
+    Raises:
+        InputError: there is no such module, it is Python's own, importing it fails, or it has no such function.
+    """
+    module_name, _, attribute = name.partition(":")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise InputError(f"{name}: {module_name} is a module of Python itself: name a function of yours.")
+    repair_torchvision()  # it may import torchvision, or timm
+    try:
+        with current_folder_importable():
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{name}: there is no module {error.name!r}: install it or run from its folder.") from None
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{name}: importing {module_name} fails with {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not hasattr(module, attribute):
+        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(f"{name}: {module_name} has no {attribute!r}.{hint}")
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise InputError(f"{name}: {attribute} is a {type(factory).__name__}, not a function that returns a network.")
+    try:
+        inspect.signature(factory)
+    except (ValueError, TypeError):  # some of those written in C have none
+        raise InputError(f"{name} does not tell its arguments: name a function that is written in Python.") from None
+    return factory  # type: ignore[no-any-return]
+
+
+def call_factory(factory: Callable[..., Any], options: Mapping[str, object], *, name: str) -> Any:
+    """What the user's function returns, called in the current folder.
+
+    Args:
+        factory: of `find_factory`.
+        options: of the recipe, that it takes.
+        name: "package.module:function", for the error.
+
+    Raises:
+        InputError: it needs other arguments, or fails.
+    """
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise InputError(
+            f"{name} cannot be called without arguments ({error}): name a function that returns the network, such as "
+            f"`def network(): return {name.partition(':')[2]}(…)`."
+        ) from None
+    try:
+        with current_folder_importable():
+            return factory(**options)
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{name} fails with {type(error).__name__}: {first_line(error)}") from error
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """Modules in the current folder are found first within this context."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
