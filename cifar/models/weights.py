@@ -43,6 +43,7 @@ class Ignored:
 IGNORED = (
     "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "argparse.Namespace",
+    "pathlib.PosixPath", "pathlib.WindowsPath", "types.SimpleNamespace",
 )  # fmt: skip
 
 

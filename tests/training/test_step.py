@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from cifar.errors import WorldError
 from cifar.machine import choose_precision
 from cifar.models.pretrained import previt
 from cifar.training.step import mixed_loss, training_step
@@ -72,6 +73,37 @@ def test_a_step_is_pytorchs_own(clip_norm: float) -> None:
     assert not loss.requires_grad
     assert not logits.requires_grad
     assert torch.equal(model.linear.weight, twin.linear.weight)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 80000000000 bytes."),
+    ],
+)
+def test_out_of_memory_is_one_sentence_that_names_the_batch(error: Exception) -> None:
+    class Large(Spy):
+        def forward(self, pixels: Tensor) -> Tensor:  # noqa: ARG002
+            raise error
+
+    with pytest.raises(
+        WorldError, match="not enough memory to train on 7 images at a time: give a --batch-size below 7"
+    ):
+        step(Large(), torch.rand(7, 4))
+
+
+def test_a_real_allocation_that_fails_is_told_as_such() -> None:
+    class Large(Spy):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.linear(pixels) + torch.empty(2**46).sum()  # type: ignore[no-any-return]
+
+    with pytest.raises(WorldError, match="not enough memory"):
+        step(Large(), torch.rand(7, 4))
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):  # other errors stay what they are
+        step(Spy(), torch.rand(7, 5))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
