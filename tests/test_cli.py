@@ -390,7 +390,9 @@ def test_a_network_of_timm_and_one_of_the_users_own(
     )
     common = ["-e", "1", "-d", "cpu", "--data", "sample"]
     assert cifar("train", "-m", "mynets:net", *common, "-s", "own") == 0
-    assert cifar("evaluate", "own", "-d", "cpu") == 0
+    assert cifar("evaluate", "own", "-d", "cpu") == 2
+    assert "give --trust-code" in capsys.readouterr().err
+    assert cifar("evaluate", "own", "-d", "cpu", "--trust-code") == 0
     assert cifar("train", "-m", "timm:test_resnet", *common, "-s", "timm") == 0
     assert json.loads(Path("timm/summary.json").read_text())["model"] == "timm:test_resnet"
     capsys.readouterr()

@@ -80,7 +80,7 @@ def freeze(model: nn.Module, train_blocks: int) -> None:
         train_blocks: number of blocks in the trainable end; 0 is the head alone, -1 freezes nothing.
 
     Raises:
-        InputError: the network has no such end: it is not of timm, or has too few blocks.
+        InputError: the network has no such end: it is not of timm, or has too few blocks or several heads.
     """
     if train_blocks < 0:
         return
@@ -88,13 +88,16 @@ def freeze(model: nn.Module, train_blocks: int) -> None:
     if not isinstance(model, Pretrained):
         raise InputError(f"{refusal} only previt and timm:NAME have a frozen part: leave it out.")
     network: Any = model.network
+    head = network.get_classifier()
+    if not isinstance(head, nn.Module) or isinstance(head, nn.ModuleList):
+        raise InputError(f"{refusal} this network has several heads, which are trained together: leave it out.")
     blocks: Any = getattr(network, "blocks", ())
     if train_blocks > 0 and not (len(blocks) and hasattr(network, "forward_intermediates")):
         raise InputError(f"{refusal} this network is not made of blocks: only 0, the head, is possible.")
     if train_blocks > 0 and train_blocks >= len(blocks):
         raise InputError(f"{refusal} this network has {len(blocks)} blocks: choose fewer, or -1 to train all.")
     network.requires_grad_(False)
-    parts = [network.get_classifier()]
+    parts = [head]
     if train_blocks > 0:
         parts += [*blocks[-train_blocks:], network.norm, network.fc_norm]
     for part in parts:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar.errors import InputError
+from cifar.machine import is_out_of_memory
 from cifar.models.layers import Normalise, resize
 from cifar.models.matching import complain
 from cifar.models.onnx_weights import PACKAGED, PACKAGED_MODEL, packaged_weights
@@ -135,9 +136,12 @@ def create(
         net = timm.create_model(name, pretrained=False, num_classes=10, **options)
     except TypeError as error:
         raise InputError(f"timm's {name} does not take {', '.join(options)} ({error}): leave them out.") from None
-    except RuntimeError as error:
-        raise InputError(f"timm cannot create {name}: {error}") from None
-    patch = getattr(getattr(net, "patch_embed", None), "patch_size", (1, 1))[0]
+    except Exception as error:  # each architecture fails in its own way
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"timm cannot create {name} ({first_line(error)}): choose another network.") from error
+    patch_size = getattr(getattr(net, "patch_embed", None), "patch_size", 1)
+    patch = patch_size if isinstance(patch_size, int) else patch_size[0]
     for field, size in (("image_size", image_size), ("early_image_size", other_image_size)):
         if size % patch:
             smaller = size // patch * patch

@@ -141,10 +141,16 @@ def matrices_and_head(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
     The head is the layer that computes the logits, which one image through the network tells; the order of definition
     does not.
+
+    Raises:
+        InputError: there is no such layer.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    if not layers:
+        raise InputError("This network has no convolution or linear layer for muon: give --set optimiser=adamw.")
     head = head_of(model, layers)
-    weights: list[Any] = [layer.weight for layer in layers if layer.weight.requires_grad]
+    trained = (layer.weight for layer in layers if layer.weight.requires_grad)
+    weights: list[Any] = list({id(weight): weight for weight in trained}.values())  # some layers share theirs
     return without(weights, [head.weight]), [weight for weight in weights if weight is head.weight]
 
 

@@ -82,6 +82,8 @@ def test_freezing_what_cannot_be_frozen_is_refused(weights: Path) -> None:
         freeze(build_model(recipe_for("cnn")), 0)
     with pytest.raises(InputError, match="12 blocks"):
         freeze(build_model(frozen_recipe(weights, 12)), 12)
+    with pytest.raises(InputError, match="several heads"):
+        freeze(build_model(with_fields(recipe_for("timm:levit_conv_128s"), image_size=224), pretrained=False), 0)
     with pytest.raises(InputError, match="not made of blocks"):
         freeze(build_model(recipe_for("timm:test_resnet")), 1)
     with pytest.raises(InputError, match="--freeze"):

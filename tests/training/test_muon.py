@@ -128,6 +128,19 @@ def test_rates_by_layer_are_refused() -> None:
         with_fields(recipe_for("previt"), optimiser="muon", layer_decay=0.5)
 
 
+def test_shared_layers_are_updated_once_and_networks_without_layers_refused() -> None:
+    layer = nn.Linear(3072, 3072, bias=False)
+    tied = nn.Linear(3072, 3072, bias=False)
+    tied.weight = layer.weight
+    model = nn.Sequential(nn.Flatten(), layer, layer, tied, nn.Linear(3072, 10))
+    recipe = with_settings(recipe_for("cnn"), ["optimiser=muon", "lr=0.01"])
+    optimiser = build_optimiser(recipe.optimiser, model)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    assert sorted(map(id, parameters)) == sorted(map(id, model.parameters()))
+    with pytest.raises(InputError, match="no convolution or linear layer for muon: give --set optimiser=adamw"):
+        build_optimiser(recipe.optimiser, nn.Sequential(nn.Flatten(), nn.LayerNorm(3072)))
+
+
 def test_a_parameter_without_a_gradient_stays() -> None:
     used, unused = nn.Parameter(draw(3, 4)), nn.Parameter(draw(3, 4))
     before = unused.detach().clone()
