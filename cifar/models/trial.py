@@ -107,19 +107,38 @@ def check_training(model: nn.Module, *, name: str, build: Build, num_images: int
         check_copy(model, name=name)
     with generators_kept():
         try:
-            output = try_step(twin(model, build), name=name, num_images=num_images)
-        except InputError:
-            if memory_format_of(model) == torch.contiguous_format:
-                raise
-            trial = twin(model, build)
-            trial.register_forward_pre_hook(make_contiguous)
-            output = try_step(trial, name=name, num_images=num_images)
-            model.register_forward_pre_hook(make_contiguous)
+            output, contiguous = try_formats(model, name=name, build=build, num_images=num_images)
+        except InputError as error:
+            if num_images == 1:
+                try_formats(model, name=name, build=build, num_images=2)  # tells what else is wrong, if anything is
+                raise InputError(f"{str(error).rstrip('.')}: give --batch-size 2 or more.") from error
+            raise
+    if contiguous:
+        model.register_forward_pre_hook(make_contiguous)
     if isinstance(output, tuple | list):
         model.register_forward_hook(main_logits)
         warnings.warn(
             f"{name} gives {len(output)} outputs in training: only the first is trained.", Remark, stacklevel=2
         )
+
+
+def try_formats(model: nn.Module, *, name: str, build: Build, num_images: int) -> tuple[Any, bool]:
+    """The output of a copy in training, and whether it needs contiguous pixels and has not got them yet.
+
+    Args:
+        model, name, build, num_images: as of `check_training`.
+
+    Raises:
+        InputError: as of `check_training`.
+    """
+    try:
+        return try_step(twin(model, build), name=name, num_images=num_images), False
+    except InputError:
+        if memory_format_of(model) == torch.contiguous_format:
+            raise
+        trial = twin(model, build)
+        trial.register_forward_pre_hook(make_contiguous)
+        return try_step(trial, name=name, num_images=num_images), True
 
 
 def try_step(trial: nn.Module, *, name: str, num_images: int) -> Any:
@@ -156,9 +175,8 @@ def try_step(trial: nn.Module, *, name: str, num_images: int) -> Any:
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
-        remedy = " Give a larger --batch-size, if that is why." if num_images == 1 else ""
         raise InputError(
-            f"{name} fails in a step of training on {images} with {type(error).__name__}: {first_line(error)}{remedy}"
+            f"{name} fails in a step of training on {images} with {type(error).__name__}: {first_line(error)}"
         ) from error
     return output
 
@@ -211,7 +229,10 @@ def evaluate(model: nn.Module, pixels: Tensor, *, where: str) -> Any:
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise
-        raise InputError(f"{where} with {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(
+            f"{where} with {type(error).__name__}: {first_line(error)}; it must take these as they are, and enlarge "
+            "them itself if it needs to."
+        ) from error
     finally:
         for module, mode in modes:
             module.training = mode

@@ -1,6 +1,7 @@
 """Everything needed to continue a training exactly, as last.ckpt holds it."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from cifar.data.split import Split
+from cifar.errors import Remark
 from cifar.files import Write
 from cifar.models import build_model, is_pretrained, prepare_model
 from cifar.models.frozen import freeze
@@ -103,8 +105,9 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, p
         InputError: the recipe's options do not fit its network.
         WorldError: pretrained weights cannot be had.
     """
-    # Whether a network of the user's own may be built was decided before any training began.
-    model = build_model(recipe, pretrained=pretrained, for_training=True, trust_code=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Remark)  # both were decided, and this was said, before any training began
+        model = build_model(recipe, pretrained=pretrained, for_training=True, trust_code=True)
     freeze(model, recipe.network.train_blocks)
     if recipe.network.train_blocks < 0 and not is_pretrained(recipe):  # else statistics belong to the weights
         prepare_model(model, training.images)

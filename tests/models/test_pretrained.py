@@ -238,6 +238,7 @@ number = 3
 def test_functions_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_networks.py").write_text(FACTORIES)
     (tmp_path / "their_failure.py").write_text("raise OSError('no disk')")
+    (tmp_path / "their_script.py").write_text("import argparse, sys; sys.exit('usage: script DATA')")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     model = build_model(recipe_of("their_networks:good", "dropout=0.5"), trust_code=True)
@@ -252,6 +253,7 @@ def test_functions_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "their_networks:number": "number is a int, not a function",
         "their_networks:god": r"has no 'god'\. Did you mean good\?",
         "their_failure:good": "importing their_failure fails with OSError: no disk",
+        "their_script:good": "importing their_script fails with SystemExit: usage: script DATA",
         "no_such_module:good": "there is no module 'no_such_module'",
     }.items():
         with pytest.raises(InputError, match=complaint):

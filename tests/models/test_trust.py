@@ -1,6 +1,8 @@
 """Only `train -m` imports a user's module by itself; whatever else reads a recipe wants --trust-code."""
 
 import io
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from made_runs import summary_of
 from untrained_runs import make_untrained
 
 from cifar import load_model
 from cifar.cli import app, run_app
-from cifar.data.cifar10 import Dataset
 from cifar.errors import InputError
 from cifar.models import build_model
 from cifar.recipes import recipe_for
-from cifar.runs import load_network, update_summary
+from cifar.runs import load_network, write_files
 from cifar.serving.export import export_folder, export_onnx
 from cifar.serving.images import SIDE
 
@@ -71,9 +73,10 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_recipe_from_a_stranger_runs_nothing(
-    verb: str, run: Path, sample: Dataset, capsys: pytest.CaptureFixture[str]
+    verb: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    update_summary(run, data=sample.name, data_sha256=sample.sha256, state="unfinished", test_readings=[])
+    summary = summary_of(recipe_for("evil_package.nets:net"), state="unfinished", finished=False)
+    write_files(run, {"summary.json": json.dumps(summary)})
     assert run_app(app, VERBS[verb], program="cifar") in (1, 2)
     said = capsys.readouterr().err
     assert not (run.parent / "ran").exists()
@@ -110,3 +113,11 @@ def test_names_of_timm_import_nothing_from_this_folder(run: Path) -> None:
         with pytest.raises(InputError, match="timm has no model"):
             build_model(recipe_for(f"timm:{name}"), trust_code=True)
     assert not (run.parent / "ran").exists()
+
+
+def test_no_module_in_the_current_folder_takes_the_place_of_a_package(tmp_path: Path) -> None:
+    for name in ("typer", "torch", "timm", "numpy"):
+        (tmp_path / f"{name}.py").write_text(EVIL)
+    done = subprocess.run([sys.executable, "-m", "cifar", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
