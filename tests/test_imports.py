@@ -124,7 +124,7 @@ def test_runs_is_the_only_writer_of_a_run_folder(path: Path) -> None:
 def test_evaluation_and_reporting_read_no_model_and_write_no_file(room: str) -> None:
     for path in (PACKAGE / room).glob("*.py"):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert not names & {"load_network", "build_model", "write_file", "write_record", "load_file"}, path
+        assert not names & {"load_network", "build_model", "write_file", "write_files", "load_file"}, path
 
 
 def loaded(code: str, *modules: str) -> list[str]:

@@ -20,8 +20,8 @@ from cifar.evaluation.predict import predict
 from cifar.models import build_model
 from cifar.models.trial import make_contiguous, place
 from cifar.randomness import generator_states
-from cifar.recipes import Recipe, recipe_for, with_fields
-from cifar.runs import load_network, write_recipe
+from cifar.recipes import Recipe, recipe_for, to_json, with_fields
+from cifar.runs import load_network, write_files
 from cifar.serving.onnx_file import open_session, run_session, to_onnx
 from cifar.training.display import Display
 from cifar.training.ema import MovingAverage
@@ -73,7 +73,7 @@ class Stopping(Display):
 
 def run(recipe: Recipe, tiny: tuple[Split, Split], folder: Path, *, stop_after: int = 0, resume: bool = False) -> State:
     folder.mkdir(exist_ok=True)
-    write_recipe(folder, recipe)
+    write_files(folder, {"recipe.json": to_json(recipe)})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Remark)
         return train(recipe, *tiny, folder=folder, display=Stopping(stop_after), resume=resume)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from made_runs import summary_of
+from PIL import Image
 from untrained_runs import make_untrained
 
 from cifar import load_model
@@ -72,9 +72,7 @@ VERBS = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_recipe_from_a_stranger_runs_nothing(
-    verb: str, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recipe_from_a_stranger_runs_nothing(verb: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = summary_of(recipe_for("evil_package.nets:net"), state="unfinished", finished=False)
     write_files(run, {"summary.json": json.dumps(summary)})
     assert run_app(app, VERBS[verb], program="cifar") in (1, 2)
