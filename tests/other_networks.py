@@ -156,6 +156,15 @@ class Drawing(nn.Module):
         return self.body(images) * self.scale.sum() + noise * self.scale[0]  # type: ignore[no-any-return]
 
 
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.phase = small(), nn.Parameter(torch.ones(10, dtype=torch.complex64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (self.body(images) * self.phase).real
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyConv2d(8, 3, stride=4), nn.Flatten(), nn.LazyLinear(10))
 
@@ -241,6 +250,27 @@ class FailsInTraining(Detached):
         if self.training:
             raise ValueError("targets should not be none when in training mode")
         return self.body(images)  # type: ignore[no-any-return]
+
+
+class Growing(Detached):
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.register_buffer("seen", torch.zeros(len(images)))
+        return self.body(images)  # type: ignore[no-any-return]
+
+
+class TwoAtATime(Detached):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images.reshape(2, 3, 32, 32))  # type: ignore[no-any-return]
+
+
+class Expanded(Detached):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("zeros", torch.zeros(1).expand(10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images) + self.zeros  # type: ignore[no-any-return]
 
 
 class KeepsMore(Detached):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cifar.data.batches import to_pixels
 from cifar.errors import InputError
+from cifar.models.hooks import place
 from cifar.models.layers import resize
-from cifar.models.trial import place
 from cifar.recipes import Recipe
 
 # The views of each kind of TTA: (mirrored?, rows down, columns right), the image itself first.

@@ -1,7 +1,6 @@
 """A network that we know nothing of is tried on a copy before it is trained or used: nothing of it changes by that.
 
-What it can do only in its own way it gets as hooks, which leave the names of its weights alone: pixels in contiguous
-memory, a copy of the pixels, or the first of several outputs.
+It gets the hooks (`hooks.py`) that it needs.
 """
 
 import copy
@@ -18,42 +17,12 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from cifar.errors import InputError, Remark
 from cifar.machine import is_out_of_memory
+from cifar.models.hooks import clone_pixels, main_logits, make_contiguous, memory_format_of, place
 from cifar.models.state_dict import load_tensors, unique_tensors
 from cifar.models.weights import first_line
 from cifar.randomness import generators_kept
 
 Build = Callable[[], nn.Module]
-
-
-def make_contiguous(_network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Hook before a network: pixels in contiguous memory, for those that call `view` on them."""
-    return (inputs[0].contiguous(), *inputs[1:])
-
-
-def clone_pixels(_network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Hook before a network: pixels of its own, for those that change them in place."""
-    return (inputs[0].clone(), *inputs[1:])
-
-
-def main_logits(_network: nn.Module, _inputs: object, output: Any) -> Any:
-    """Hook behind a network: the first output of those that give several in training."""
-    return output[0] if isinstance(output, tuple | list) else output
-
-
-def memory_format_of(model: nn.Module) -> torch.memory_format:
-    """The memory format of a network's filters: channels last, unless it needs contiguous pixels."""
-    needs_contiguous = make_contiguous in model._forward_pre_hooks.values()
-    return torch.contiguous_format if needs_contiguous else torch.channels_last
-
-
-def place(model: nn.Module, device: str | torch.device | None = None) -> None:
-    """Move a network to a device, in the memory format that it takes.
-
-    Args:
-        model: of `build_model`.
-        device: cpu, mps or cuda; None is where it is.
-    """
-    model.to(device=device, memory_format=memory_format_of(model))  # type: ignore[call-overload]
 
 
 def check_contract(model: object, *, name: str, build: Build) -> None:
@@ -69,6 +38,8 @@ def check_contract(model: object, *, name: str, build: Build) -> None:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"{name} returns a {type(model).__name__}: it must return a torch.nn.Module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"{name} returns a TorchScript program: it must return the network that was scripted.")
     where = f"{name} fails on two images [2, 3, 32, 32]"
     with generators_kept():
         tensors = chain(model.parameters(), model.buffers())
@@ -86,6 +57,9 @@ def check_contract(model: object, *, name: str, build: Build) -> None:
             same = False
         if not same:
             model.register_forward_pre_hook(make_contiguous)
+        trial = twin(model, build)
+        place(trial)
+        evaluate(trial, some_pixels(3), where=f"{name} takes two images, but fails on three")
 
 
 def check_training(model: nn.Module, *, name: str, build: Build, num_images: int, averaged: bool) -> None:
@@ -157,6 +131,7 @@ def try_step(trial: nn.Module, *, name: str, num_images: int) -> Any:
     images = "one image" if num_images == 1 else f"{num_images} images"
     memory_format = memory_format_of(trial)
     place(trial)
+    before = shapes_of(trial)
     try:
         output = trial.train()(some_pixels(num_images, memory_format))
         logits = output[0] if isinstance(output, tuple | list) and output else output
@@ -167,9 +142,7 @@ def try_step(trial: nn.Module, *, name: str, num_images: int) -> Any:
             raise InputError(f"{name} gives logits that are not finite before it is trained: check how it starts.")
         F.cross_entropy(logits.float(), torch.arange(num_images) % 10).backward()  # type: ignore[no-untyped-call]
         torch.optim.SGD([parameter for parameter in trial.parameters() if parameter.requires_grad], lr=1e-6).step()
-        state = trial.state_dict()
-        torch.save(state, io.BytesIO())
-        load_tensors(trial, unique_tensors(state))
+        check_tensors(trial, before, name=name)
     except InputError:
         raise
     except (Exception, SystemExit) as error:
@@ -179,6 +152,40 @@ def try_step(trial: nn.Module, *, name: str, num_images: int) -> Any:
             f"{name} fails in a step of training on {images} with {type(error).__name__}: {first_line(error)}"
         ) from error
     return output
+
+
+def check_tensors(trial: nn.Module, before: dict[str, torch.Size], *, name: str) -> None:
+    """Save and load the tensors of a network that was called.
+
+    Args:
+        trial: the network, which is changed.
+        before: the shapes that they had before.
+        name: of the network, for the error.
+
+    Raises:
+        InputError: they are others now, or a file does not bring them back.
+        TypeError: the state dict holds something else than tensors.
+    """
+    after = shapes_of(trial)
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if changed:
+        raise InputError(
+            f"{name} makes or reshapes {changed[0]} when it is called: its constructor must make it, in its own shape."
+        )
+    state = trial.state_dict()
+    torch.save(state, io.BytesIO())
+    tensors = unique_tensors(state)
+    try:
+        load_tensors(trial, tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{name} cannot load its own weights again: {reason}") from error
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of all parameters and buffers by name."""
+    tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {name: tensor.shape for name, tensor in tensors}
 
 
 def check_copy(model: nn.Module, *, name: str) -> None:
@@ -206,9 +213,9 @@ def twin(model: nn.Module, build: Build) -> nn.Module:
 
 
 def some_pixels(num_images: int, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """The same random pixels every time, float [num_images, 3, 32, 32]."""
-    pixels = torch.rand(num_images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return pixels.contiguous(memory_format=memory_format)
+    """The same random pixels every time, float [num_images, 3, 32, 32], for up to three images."""
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))[:num_images]
+    return pixels.clone().contiguous(memory_format=memory_format)
 
 
 def evaluate(model: nn.Module, pixels: Tensor, *, where: str) -> Any:

@@ -28,7 +28,7 @@ class Network:
 
     Attributes:
         model_name: for `previt`: which timm model; empty is ViT-B/16.
-        weights: for pretrained models: a file of weights; empty asks the hub.
+        weights: a file of weights to start from; empty starts at random, or asks the hub for `previt`.
         image_size: for pretrained models: side in pixels that images are resized to; 0 is what the weights expect.
         pool: for pretrained transformers: "token" (class token) or "avg" (all tokens) into the head; "" as pretrained.
         train_blocks: for pretrained models: train only the last N blocks and the head; 0 only the head, -1 all.

@@ -37,7 +37,7 @@ def build_optimiser(recipe: Optimiser, model: nn.Module) -> Optimizer:
     for group in groups:
         group.setdefault("lr", recipe.lr * group.pop("lr_scale", 1.0))
         group["initial_lr"] = group["lr"]
-    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    fused = all(one.device.type in ("cpu", "cuda") and one.is_floating_point() for one in model.parameters())
     optimiser: Optimizer
     if recipe.kind in ("muon", "muon-sgd"):
         optimiser = Muon(groups, lr=recipe.lr, steps=recipe.muon_steps)

@@ -18,7 +18,7 @@ from cifar.errors import Remark
 from cifar.files import Write
 from cifar.models import build_model, is_pretrained, prepare_model
 from cifar.models.frozen import freeze
-from cifar.models.trial import place
+from cifar.models.hooks import place
 from cifar.randomness import generator_states, restore_generators
 from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, Content, checkpoint_writer, write_files

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cifar.data.split import Split
 from cifar.errors import InputError, Remark, WorldError
 from cifar.models import build_model, is_pretrained
 from cifar.models.weights import read_weights
 from cifar.recipes import recipe_for, with_fields
+from cifar.training.state import new_state
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -100,6 +102,16 @@ def test_every_network_starts_from_a_file(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
     (tmp_path / "w.pth").unlink()
     build_model(recipe, pretrained=False, trust_code=True)
+
+
+def test_what_was_fitted_to_the_images_of_the_weights_stays(few: tuple[Split, Split], tmp_path: Path) -> None:
+    """Normalisation and whitening: the weights expect theirs."""
+    recipe = recipe_for("speednet")
+    state = state_of(build_model(recipe)) | {"normalise.mean": torch.full((1, 3, 1, 1), 0.25)}
+    save_file(state, tmp_path / "w.safetensors")
+    recipe = with_fields(recipe, weights=str(tmp_path / "w.safetensors"))
+    trained = new_state(recipe, few[0], device="cpu", precision="fp32").model
+    assert all(torch.equal(tensor, state[key]) for key, tensor in trained.state_dict().items())
 
 
 def test_a_head_of_other_classes_starts_at_random_and_that_is_said(state: dict[str, Tensor], tmp_path: Path) -> None:
