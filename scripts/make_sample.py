@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from cifar.data.cifar10 import SAMPLE_FOLDER, checksum, load, open_dataset
-from cifar.data.decode import FINGERPRINTS, fingerprint
+from cifar.data.class_folders import FINGERPRINTS, fingerprint
 from cifar.data.split import Split
 
 

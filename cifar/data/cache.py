@@ -3,12 +3,16 @@
 import errno
 import json
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from cifar.data import in_words
+from cifar.data.locks import hold
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.files import cache_folder as cache_folder  # for the rest of this room as well
@@ -16,6 +20,7 @@ from cifar.files import write_bytes, write_json
 
 CACHE_BYTES = 185_000_000
 RECORD = "source.json"  # where the data came from, and the stamp by which an unchanged path is recognised
+PARTIAL = "cifar-10-python.tar.gz.part"  # a download of the official archive, resumed by the next
 
 
 def check_space() -> None:
@@ -49,21 +54,56 @@ def make_cache_folder() -> Path:
     return folder
 
 
+@contextmanager
+def filling(say: Callable[[str], object]) -> Iterator[None]:
+    """Fill the cache: one process at a time, so that others find it filled, and none downloads into another's file.
+
+    What killed processes left behind is removed. Without locks on this file system, processes fill the cache side by
+    side, which costs time and is right all the same.
+
+    Args:
+        say: gets a sentence where another process has to be waited for.
+    """
+    with suppress(WorldError):  # a copy of the sample needs no cache; for all others, writing says what is wrong
+        make_cache_folder()
+    folder = cache_folder()
+    notice = f"Another process is filling {folder}: waiting for it."
+    with hold(folder / ".lock", waiting=lambda: say(notice)) as held:
+        if held:
+            remove_leftovers(folder)
+        yield
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that have ended left in the cache folder; only for whoever holds its lock."""
+    for pattern in (".fetch-*", ".train.safetensors.*.part", ".test.safetensors.*.part", f".{RECORD}.*.part"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(OSError):
+                leftover.unlink()
+
+
 def read_record() -> dict[str, Any]:
     """The record of the cached data; empty where it is absent or unreadable."""
     try:
         record = json.loads((cache_folder() / RECORD).read_text(encoding="utf-8"))
         return record if isinstance(record, dict) and {"source", "stamp"} <= record.keys() else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
-def stamp_of(path: Path) -> list[object]:
-    """Identify the state of a file or folder: its path, number of files, their bytes and the newest modification."""
-    files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
-    stats = [file.stat() for file in files]
-    newest = max((stat.st_mtime_ns for stat in stats), default=0)
-    return [str(path.resolve()), len(stats), sum(stat.st_size for stat in stats), newest]
+def stamp_of(path: Path, files: Iterable[Path]) -> list[object]:
+    """Identify the state of a person's copy: its path, number of files, their bytes and the newest modification.
+
+    Raises:
+        WorldError: a file cannot be found any more.
+    """
+    try:
+        stats = [file.stat() for file in files]
+        newest = max((stat.st_mtime_ns for stat in stats), default=0)
+        return [str(path.resolve()), len(stats), sum(stat.st_size for stat in stats), newest]
+    except (OSError, RuntimeError) as error:  # the latter of a link to itself
+        raise WorldError(f"{in_words(path)} cannot be read ({error}): make its files readable.") from None
 
 
 def write_cache(splits: tuple[Split, Split], *, source: str, stamp: list[object]) -> Path:
@@ -88,6 +128,7 @@ def write_cache(splits: tuple[Split, Split], *, source: str, stamp: list[object]
             data = save({"labels": split.labels.to(torch.uint8), "images": split.images.contiguous()})
             write_bytes(folder / f"{name}.safetensors", data)
         write_json(record, {"source": source, "stamp": stamp})
+        (folder / PARTIAL).unlink(missing_ok=True)  # not needed any more, whichever source had the data
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fault = f"The disk is full: {folder} needs {CACHE_BYTES / 1e6:.0f} MB"
@@ -100,4 +141,5 @@ def write_cache(splits: tuple[Split, Split], *, source: str, stamp: list[object]
 
 def forget_cache(folder: Path) -> None:
     """Stop trusting the cached data, so that they are fetched again."""
-    (folder / RECORD).unlink(missing_ok=True)
+    with suppress(OSError):  # on a disk that cannot be written, they are verified again by whoever loads them
+        (folder / RECORD).unlink(missing_ok=True)

