@@ -18,7 +18,7 @@ severity has a generator of its own, so that one can be made alone.
 
 import hashlib
 import shutil
-import zipfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,9 @@ from torch import Tensor
 
 from cifar.data.cache import make_cache_folder
 from cifar.data.cifar10 import Dataset
+from cifar.data.locks import hold
 from cifar.data.split import NUM_TEST
-from cifar.errors import InputError, WorldError
+from cifar.errors import InputError, Remark, WorldError
 from cifar.files import write_whole
 from cifar.robustness import distort, weather
 from cifar.robustness.distort import Pixels, Random
@@ -41,6 +42,7 @@ CHUNK = 500  # images at a time; the draws depend on it
 SEVERITIES = (1, 2, 3, 4, 5)
 SEED = 0  # of the images that runs are evaluated on, so that their accuracies are of the same ones
 NUM_SAMPLE_TEST = 200
+MAX_NPZ_HEADER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,18 @@ def corrupted_images(images: Tensor, name: str, severity: int, *, seed: int, dat
         WorldError: the disk is full or forbidden.
     """
     path = corruptions_folder(seed=seed, data_sha256=data_sha256) / f"{name.replace(' ', '-')}-{severity}.npz"
-    cached = read_images(path)
-    if cached is not None and cached.shape == images.shape:
+    if (cached := read_images(path, images)) is not None:
         return cached, False
-    corrupted = corrupt(images, name, severity, seed=seed)
+    notice = f"Another process makes corrupted images in {path.parent}: waiting for it."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: np.savez(file, images=corrupted.numpy()))
+        with hold(path.parent / ".lock", waiting=lambda: warnings.warn(Remark(notice), stacklevel=2)) as held:
+            if (cached := read_images(path, images)) is not None:  # by now
+                return cached, False
+            for leftover in path.parent.glob("*.part") if held else ():  # of processes that were killed
+                leftover.unlink(missing_ok=True)
+            corrupted = corrupt(images, name, severity, seed=seed)
+            write_whole(path, lambda file: np.savez(file, images=corrupted.numpy()))
     except OSError as error:
         raise WorldError(
             f"{path}: {error.strerror or error}: free {75 * images.nbytes / 1e6:,.0f} MB for all corruptions or set "
@@ -179,10 +186,18 @@ def corruptions_folder(*, seed: int, data_sha256: str) -> Path:
     return make_cache_folder() / "corruptions" / key
 
 
-def read_images(path: Path) -> Tensor | None:
-    """Return cached images, uint8 [N, 3, 32, 32]; None where the file is missing or damaged, by its own checksums."""
+def read_images(path: Path, images: Tensor) -> Tensor | None:
+    """Return cached images; None where the file is missing or damaged, by its own checksums.
+
+    Args:
+        path: of the file.
+        images: whose corrupted versions they are, uint8 [N, 3, 32, 32].
+    """
+    if not path.is_file() or path.stat().st_size > images.nbytes + MAX_NPZ_HEADER_BYTES:
+        return None
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return torch.from_numpy(arrays["images"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            cached = torch.from_numpy(arrays["images"])
+    except Exception:  # a flipped bit makes NumPy and zipfile raise all kinds of errors; it is made again
         return None
+    return cached if cached.dtype == images.dtype and cached.shape == images.shape else None

@@ -1,23 +1,29 @@
 """Activations of the frozen part of a network for every training image: computed once, kept on the disk.
 
 The file is named by a checksum of everything that decides it: the frozen weights, the resolution, where the network is
-cut, and the data. It is float32, so that training on it and evaluating the whole network agree to rounding.
+cut, and the data. It is float32, so that training on it and evaluating the whole network agree to rounding. It ends in
+a checksum of its content, which is verified whenever it is used; a damaged file is made again.
 """
 
 import hashlib
+import itertools
 import math
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from cifar.data.arrays import load_array, save_array
 from cifar.data.batches import to_pixels
 from cifar.data.cifar10 import Dataset, cache_folder
+from cifar.data.locks import hold
 from cifar.data.split import Split
-from cifar.errors import WorldError
+from cifar.errors import Remark, WorldError
 from cifar.models import build_model
 from cifar.models.frozen import FrozenPart, freeze
 from cifar.models.pretrained import Pretrained
@@ -43,19 +49,51 @@ def frozen_activations(
 
     Raises:
         InputError: a network without a frozen part.
-        WorldError: the disk has no room for the file, or it cannot be written.
+        WorldError: the disk has no room for the file, or it cannot be read or written.
     """
     model = build_model(recipe, trust_code=True)  # decided before any training began
     freeze(model, recipe.network.train_blocks)
     assert isinstance(model, Pretrained)
     path = cache_folder() / "activations" / f"{activations_key(model, recipe, dataset)}.npy"
-    if not path.exists():
-        part = FrozenPart(model, recipe.network.train_blocks).to(device).eval()
-        try:
-            compute(part, split, path, device=device, progress=progress)
-        except OSError as error:
-            raise WorldError(f"{path}: {error.strerror or error}: free some space or set CIFAR_HOME.") from None
-    return Split(torch.from_numpy(np.load(path, mmap_mode="c")), split.labels)
+    notice = f"Another process computes the activations of the frozen part, {path}: waiting for it."
+    try:
+        rows = load_array(path, len(split))
+        if rows is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with hold(lock_path(path), waiting=lambda: warnings.warn(Remark(notice), stacklevel=2)) as held:
+                rows = load_array(path, len(split))  # by now
+                if rows is None:
+                    if held:
+                        remove_leftovers(path)
+                    part = FrozenPart(model, recipe.network.train_blocks).to(device).eval()
+                    compute(part, split, path, device=device, progress=progress)
+                    rows = load_array(path, len(split))
+    except OSError as error:
+        raise WorldError(f"{path}: {error.strerror or error}: free some space or set CIFAR_HOME.") from None
+    if rows is None:
+        raise WorldError(f"{path} cannot be read as it was written: check the disk, or set CIFAR_HOME to another.")
+    return Split(torch.from_numpy(rows), split.labels)
+
+
+def lock_path(path: Path) -> Path:
+    """The lock that a process holds while it writes a file of activations."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove half-written files of processes that have ended: those whose lock nobody else holds.
+
+    Args:
+        path: of the file whose lock this process holds.
+    """
+    for part in path.parent.glob("*.part"):
+        whole = part.with_name(part.name.lstrip(".").partition(".")[0] + path.suffix)
+        if whole == path:
+            part.unlink(missing_ok=True)
+            continue
+        with hold(lock_path(whole), waiting=None) as held:
+            if held:
+                part.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, shape: Sequence[int]) -> None:
@@ -99,30 +137,25 @@ def compute(part: nn.Module, split: Split, path: Path, *, device: str, progress:
     Args:
         part: the frozen part, on the device.
         split: images uint8 [N, 3, 32, 32].
-        path: of the file.
+        path: of the file, in a folder that exists.
         device: cpu, mps or cuda.
         progress: called with images done and images in all.
 
     Raises:
         OSError, WorldError: the disk has no room.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    growing = path.with_suffix(".part")
-    done = 0
-    try:
-        rows = None
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        done = 0
         for batch in torch.split(split.images, BATCH):
             with torch.inference_mode():
-                activations = part(to_pixels(batch.to(device))).float().cpu().numpy()
-            if rows is None:
-                shape = (len(split), *activations.shape[1:])
-                check_room(path.parent, shape)
-                rows = np.lib.format.open_memmap(growing, mode="w+", dtype=np.float32, shape=shape)
-            rows[done : done + len(batch)] = activations
+                activations: NDArray[np.float32] = part(to_pixels(batch.to(device))).float().cpu().numpy()
+            yield activations
             done += len(batch)
             progress(done, len(split))
-        assert rows is not None
-        rows.flush()
-        growing.replace(path)
-    finally:
-        growing.unlink(missing_ok=True)
+
+    rest = blocks()
+    first = next(rest)
+    shape = (len(split), *first.shape[1:])
+    check_room(path.parent, shape)
+    save_array(path, shape, itertools.chain([first], rest))
