@@ -12,7 +12,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -22,7 +22,7 @@ from cifar.errors import WorldError
 
 MAX_BYTES = 320 * 2**20  # decompressed, of the whole archive; the official one has 186 MB
 MAX_MEMBER_BYTES = 64 * 2**20  # the largest official file has 31 MB, which Python 3 pickles as 46 MB in protocol 2
-MAX_MEMBERS = 100_000  # class folders have 60,000 images
+MAX_MEMBERS = 130_000  # 60,000 images in class folders, each with a dot file where macOS packed them
 MAX_HEADER_BYTES = 8192  # of a name in an extended header
 MAX_TABLE_BYTES = 16 * 2**20  # of a zip archive: of 60,000 members it has 8 MB
 CHUNK = 2**20
@@ -48,9 +48,12 @@ def read_archive(path: Path, is_wanted: IsWanted) -> Members:
     Raises:
         WorldError: it is damaged, truncated, encrypted, too large, or no archive, or a member would leave the folder.
     """
+    fault = "is damaged or truncated"
     try:
         with open_regular(path) as file:
             magic = file.read(6)
+            if magic[:2] not in (b"PK", b"\x1f\x8b", b"BZ", b"\xfd7"):
+                fault = "is neither a tar nor a zip archive, or it is damaged or truncated"
             file.seek(0)
             if magic.startswith(b"PK"):
                 return read_zip(file, path, is_wanted)
@@ -64,7 +67,7 @@ def read_archive(path: Path, is_wanted: IsWanted) -> Members:
         raise WorldError(f"{in_words(path)} does not fit into the memory: {REMEDY}.") from None
     except Exception as error:  # of a damaged archive, its modules raise eleven kinds of errors
         reason = (str(error).splitlines() or [""])[0].rstrip(":.") or type(error).__name__
-        raise WorldError(f"{in_words(path)} is damaged or truncated ({in_words(reason[:100])}): {REMEDY}.") from None
+        raise WorldError(f"{in_words(path)} {fault} ({in_words(reason[:100])}): {REMEDY}.") from None
 
 
 def decompressed(file: IO[bytes], magic: bytes) -> IO[bytes]:
@@ -82,8 +85,8 @@ def decompressed(file: IO[bytes], magic: bytes) -> IO[bytes]:
 class Budget:
     """Bytes and members that an archive may still have."""
 
-    num_bytes: int = MAX_BYTES
-    num_members: int = MAX_MEMBERS
+    num_bytes: int = field(default_factory=lambda: MAX_BYTES)
+    num_members: int = field(default_factory=lambda: MAX_MEMBERS)
 
     def spend(self, num_bytes: int) -> None:
         """Count bytes before they are read.
@@ -135,7 +138,8 @@ def read_tar(stream: IO[bytes], path: Path, is_wanted: IsWanted) -> Members:
             long_name = (pax_path(header) if member.type == tarfile.XHDTYPE else text_of(header)) or long_name
             continue
         name, long_name = long_name or member.name, ""
-        check_member(path, name, is_plain=not (member.islnk() or member.issym() or member.issparse()))
+        refused = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE)
+        check_member(path, name, is_plain=member.type not in refused)
         if member.type in (tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE):
             continue  # without content
         keep = member.isreg() and is_wanted(PurePosixPath(name))
@@ -193,14 +197,15 @@ def check_member(path: Path, name: str, *, is_plain: bool) -> None:
     Args:
         path: of the archive.
         name: of the member.
-        is_plain: whether it is no link.
+        is_plain: whether it is no link, sparse file or device.
 
     Raises:
         WorldError: names it.
     """
     if not is_plain or name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name:
         raise WorldError(
-            f"{in_words(path)}: its member {name[:100]!a} would leave the folder and is refused: {REMEDY}."
+            f"{in_words(path)}: its member {name[:100]!a} would leave the folder, or is no plain file, and is refused: "
+            f"{REMEDY}."
         )
 
 

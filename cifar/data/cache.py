@@ -103,7 +103,11 @@ def stamp_of(path: Path, files: Iterable[Path]) -> list[object]:
         newest = max((stat.st_mtime_ns for stat in stats), default=0)
         return [str(path.resolve()), len(stats), sum(stat.st_size for stat in stats), newest]
     except (OSError, RuntimeError) as error:  # the latter of a link to itself
-        raise WorldError(f"{in_words(path)} cannot be read ({error}): make its files readable.") from None
+        reason = getattr(error, "strerror", None) or error
+        name = in_words(getattr(error, "filename", None) or path)
+        raise WorldError(
+            f"{name} cannot be read ({reason}): make it readable, or let `cifar data` fetch CIFAR-10."
+        ) from None
 
 
 def write_cache(splits: tuple[Split, Split], *, source: str, stamp: list[object]) -> Path:

@@ -45,18 +45,21 @@ def decode_class_folders(contents: Iterable[tuple[PurePath, bytes]], path: Path)
         WorldError: a class has no images, or a file is not an image of CIFAR-10 (a JPEG copy is not).
     """
     positions = original_positions()
+    used: set[int] = set()
     members: dict[str, list[Member]] = {"train": [], "test": []}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, on odd files; whether an image is right, its pixels say
         for file, content in contents:
             image, label = read_tile(file, content), CLASSES.index(file.parts[-2])
-            found = positions.get(fingerprint(image, label)) if image is not None else None
-            if image is None or not found:
+            found = positions.get(fingerprint(image, label), []) if image is not None else []
+            position = next((position for position in found if position not in used), None)
+            if image is None or position is None:
                 raise WorldError(
                     f"{in_words(file)} differs from every image of CIFAR-10 of its class (as JPEG copies do), or "
                     f"repeats another: {REMEDY}."
                 )
-            split, position = file.parts[-3], found.pop(0)
+            used.add(position)
+            split = file.parts[-3]
             if (split == "train") != (position < NUM_TRAIN):
                 raise WorldError(f"{in_words(file)} is in {split}, but is an image of the other split: {REMEDY}.")
             members[split].append((position, file, image, label))
