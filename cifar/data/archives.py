@@ -66,7 +66,8 @@ def read_archive(path: Path, is_wanted: IsWanted) -> Members:
     except MemoryError:
         raise WorldError(f"{in_words(path)} does not fit into the memory: {REMEDY}.") from None
     except Exception as error:  # of a damaged archive, its modules raise eleven kinds of errors
-        reason = (str(error).splitlines() or [""])[0].rstrip(":.") or type(error).__name__
+        text = str(getattr(error, "strerror", None) or error)
+        reason = (text.splitlines() or [""])[0].rstrip(":.") or type(error).__name__
         raise WorldError(f"{in_words(path)} {fault} ({in_words(reason[:100])}): {REMEDY}.") from None
 
 

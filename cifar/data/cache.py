@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from cifar.data import in_words
-from cifar.data.locks import hold
+from cifar.data.processes import hold
 from cifar.data.split import Split
 from cifar.errors import WorldError
 from cifar.files import cache_folder as cache_folder  # for the rest of this room as well

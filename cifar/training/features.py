@@ -21,7 +21,7 @@ from torch import nn
 from cifar.data.arrays import load_array, save_array
 from cifar.data.batches import to_pixels
 from cifar.data.cifar10 import Dataset, cache_folder
-from cifar.data.locks import hold
+from cifar.data.processes import hold
 from cifar.data.split import Split
 from cifar.errors import Remark, WorldError
 from cifar.models import build_model

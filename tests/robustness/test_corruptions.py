@@ -1,5 +1,6 @@
 """Corruptions: the same images for the same seed, each severity alone, against slow versions and known properties."""
 
+import resource
 from itertools import pairwise
 from pathlib import Path
 
@@ -178,6 +179,41 @@ def test_the_cache_is_used_and_a_damaged_file_is_made_anew(images: Tensor) -> No
         assert torch.equal(again, cached)
     for other in ({"seed": 1, "data_sha256": "a"}, {"seed": 0, "data_sha256": "b"}):
         assert corrupted_images(images, "glass blur", 2, **other)[1]  # type: ignore[arg-type]
+
+
+def test_no_flipped_bit_gives_other_images(images: Tensor) -> None:
+    cached, _ = corrupted_images(images[:2], "fog", 1, seed=0, data_sha256="a")
+    (path,) = (cache_folder() / "corruptions").glob("*/*")
+    content = path.read_bytes()
+    for at in (*range(0, 300), *range(300, len(content) - 200, 211), *range(len(content) - 200, len(content))):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        read = corruptions.read_images(path, images[:2])
+        assert read is None or torch.equal(read, cached)
+    path.write_bytes(content)
+    assert corruptions.read_images(path, images) is None  # of another number
+
+
+def test_what_a_killed_process_left_is_removed(images: Tensor) -> None:
+    corrupted_images(images, "fog", 1, seed=0, data_sha256="a")
+    (path,) = (cache_folder() / "corruptions").glob("*/*")
+    path.with_name(".fog-2.npz.0123.part").write_text("half")
+    path.with_name(".lock").write_text("")
+    corrupted_images(images, "fog", 2, seed=0, data_sha256="a")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["fog-1.npz", "fog-2.npz"]
+
+
+def test_a_disk_that_fills_up_is_one_sentence(images: Tensor) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 100, 5_000, 120_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(WorldError, match=r"fog-1\.npz: File too large: free .* CIFAR_HOME"):
+                corrupted_images(images, "fog", 1, seed=0, data_sha256="a")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((cache_folder() / "corruptions").glob("*/*")) == []
 
 
 def test_a_new_version_is_another_cache(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import re
+import resource
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from cifar.cli import app, run_app
 from cifar.data.batches import to_pixels
 from cifar.data.cifar10 import Dataset, cache_folder, load
+from cifar.data.processes import hold
 from cifar.errors import InputError, WorldError
 from cifar.models import build_model
 from cifar.models.frozen import FrozenPart, TrainableEnd, freeze
 from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe, recipe_for, with_fields
+from cifar.training import features
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
 
@@ -110,8 +115,18 @@ def test_activations_are_those_of_each_image_and_kept(train_blocks: int, weights
     )
     assert not seen
     assert torch.equal(again.images, first.images)
-    files = list((cache_folder() / "activations").iterdir())
-    assert [file.suffix for file in files] == [".npy"]
+    (file,) = (cache_folder() / "activations").iterdir()
+    content = file.read_bytes()
+    for damaged in (b"", content[:-1], content[:200] + bytes([content[200] ^ 1]) + content[201:]):
+        file.unlink()  # since what was returned is mapped
+        file.write_bytes(damaged)
+        seen.clear()
+        anew = frozen_activations(
+            recipe, split.select(few), sample, device="cpu", progress=lambda *done: seen.append(done)
+        )
+        assert seen
+        assert torch.equal(anew.images, first.images)
+        assert file.read_bytes() == content
 
 
 def test_activations_that_the_disk_cannot_keep_are_refused_before_they_are_computed(
@@ -124,6 +139,73 @@ def test_activations_that_the_disk_cannot_keep_are_refused_before_they_are_compu
     with pytest.raises(WorldError, match=r"needs 0\.0 GB for the activations .* CIFAR_HOME .* --freeze"):
         frozen_activations(recipe, split, sample, device="cpu", progress=lambda done, _: seen.append(done))
     assert seen == []
+    assert list((cache_folder() / "activations").iterdir()) == []
+
+
+class Doubling(torch.nn.Module):
+    """Stands for the frozen part of a network."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.01)
+        return 2 * pixels.flatten(1)
+
+
+@pytest.fixture
+def doubling(monkeypatch: pytest.MonkeyPatch) -> list[Doubling]:
+    """The frozen parts that are made, each of which is computed once over all images."""
+    made: list[Doubling] = []
+    monkeypatch.setattr(features, "FrozenPart", lambda *_: made.append(Doubling()) or made[-1])
+    monkeypatch.setattr(features, "build_model", lambda _: Pretrained.__new__(Pretrained))
+    monkeypatch.setattr(features, "freeze", lambda *_: None)
+    monkeypatch.setattr(features, "activations_key", lambda *_: "key")
+    return made
+
+
+def test_five_that_need_the_same_activations_compute_them_once(
+    doubling: list[Doubling], weights: Path, sample: Dataset
+) -> None:
+    recipe, split = frozen_recipe(weights, 0), load(sample, "train")
+    folder = cache_folder() / "activations"
+    folder.mkdir(parents=True)
+    for name in ("key.part", ".key.npy.0123.part", ".other.npy.0123.part", ".living.npy.0123.part"):
+        (folder / name).write_text("of a killed process, but for the last")
+    results = []
+    start = threading.Barrier(5)
+
+    def compute() -> None:
+        start.wait()
+        results.append(frozen_activations(recipe, split, sample, device="cpu", progress=lambda *_: None))
+
+    with hold(folder / ".living.npy.lock", waiting=None), warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        threads = [threading.Thread(target=compute) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(doubling) == 1
+    assert len(remarks) == 4
+    assert all("waiting for it" in str(remark.message) for remark in remarks)
+    expected = 2 * to_pixels(split.images).flatten(1)
+    assert all(torch.equal(result.images, expected) for result in results)
+    assert sorted(path.name for path in folder.iterdir()) == [".living.npy.0123.part", "key.npy"]
+
+
+def test_a_disk_that_fills_up_while_activations_are_written_is_one_sentence(
+    doubling: list[Doubling], weights: Path, sample: Dataset
+) -> None:
+    recipe, split = frozen_recipe(weights, 0), load(sample, "train")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(WorldError, match=r"key\.npy: File too large: free some space or set CIFAR_HOME"):
+            frozen_activations(recipe, split, sample, device="cpu", progress=lambda *_: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert doubling
     assert list((cache_folder() / "activations").iterdir()) == []
 
 

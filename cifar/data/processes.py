@@ -1,13 +1,29 @@
-"""One process at a time: a lock that the system frees when its holder ends, however it ends."""
+"""Processes side by side: locks that end with their holder, and programs that end with this process."""
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 if sys.platform != "win32":
     import fcntl
+
+
+# A shell that runs its arguments. When standard input closes, as it does however the process that holds its other end
+# comes to an end, the shell kills its process group: itself and everything that it runs.
+GUARD = """
+exec 3<&0 </dev/null
+{ read -r line <&3; kill -9 0; } &
+"$@" 3<&-
+code=$?
+exec 2>/dev/null
+kill -9 $!
+exit $code
+"""
 
 
 @contextmanager
@@ -37,6 +53,7 @@ def acquire(path: Path, *, waiting: Callable[[], object] | None) -> int | None:
     """The open file with the lock, see `hold`; None where it cannot be had."""
     if sys.platform == "win32":
         return None
+    waited = False
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -49,8 +66,9 @@ def acquire(path: Path, *, waiting: Callable[[], object] | None) -> int | None:
                 if waiting is None:
                     os.close(descriptor)
                     return None
-                waiting()
-                waiting = bool  # once
+                if not waited:
+                    waiting()
+                    waited = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.path.samestat(os.stat(path), os.fstat(descriptor)):  # noqa: PTH116
                 return descriptor
@@ -63,3 +81,33 @@ def acquire(path: Path, *, waiting: Callable[[], object] | None) -> int | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+@contextmanager
+def running(command: list[str], *, folder: Path, output: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that ends with the block, with all that it started, and with this process, even if that is killed.
+
+    Args:
+        command: program and arguments.
+        folder: that it starts in.
+        output: gets what it prints.
+    """
+    if os.name == "posix":
+        command = ["/bin/sh", "-c", GUARD, "sh", *command]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        if process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+            process.wait()
