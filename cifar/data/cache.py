@@ -19,6 +19,7 @@ from cifar.files import cache_folder as cache_folder  # for the rest of this roo
 from cifar.files import write_bytes, write_json
 
 CACHE_BYTES = 185_000_000
+LOCK = ".lock"  # held by the process that fills the cache
 RECORD = "source.json"  # where the data came from, and the stamp by which an unchanged path is recognised
 PARTIAL = "cifar-10-python.tar.gz.part"  # a download of the official archive, resumed by the next
 
@@ -68,19 +69,33 @@ def filling(say: Callable[[str], object]) -> Iterator[None]:
         make_cache_folder()
     folder = cache_folder()
     notice = f"Another process is filling {folder}: waiting for it."
-    with hold(folder / ".lock", waiting=lambda: say(notice)) as held:
+    with hold(folder / LOCK, waiting=lambda: say(notice)) as held:
         if held:
             remove_leftovers(folder)
         yield
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What processes write in the cache folder while they hold its lock, and should not be there when nobody does."""
+    patterns = (".fetch-*", ".train.safetensors.*.part", ".test.safetensors.*.part", f".{RECORD}.*.part")
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what processes that have ended left in the cache folder; only for whoever holds its lock."""
-    for pattern in (".fetch-*", ".train.safetensors.*.part", ".test.safetensors.*.part", f".{RECORD}.*.part"):
-        for leftover in folder.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
-            with suppress(OSError):
-                leftover.unlink()
+    for path in leftovers(folder):
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.unlink()
+
+
+def tidy_cache() -> None:
+    """Remove what processes that have ended left in the cache folder, unless another fills the cache now."""
+    folder = cache_folder()
+    if leftovers(folder):
+        with hold(folder / LOCK, waiting=None) as held:
+            if held:
+                remove_leftovers(folder)
 
 
 def read_record() -> dict[str, Any]:

@@ -19,7 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cifar.data import data_path, in_words
-from cifar.data.cache import cache_folder, check_space, filling, forget_cache, read_record, stamp_of, write_cache
+from cifar.data.cache import (
+    cache_folder,
+    check_space,
+    filling,
+    forget_cache,
+    read_record,
+    stamp_of,
+    tidy_cache,
+    write_cache,
+)
 from cifar.data.split import CLASSES, Split, cut
 from cifar.errors import InputError, WorldError
 from cifar.machine import flush_denormals
@@ -100,6 +109,7 @@ def open_dataset(
         raise InputError(f"There is no source {source!r}: choose from {', '.join(SOURCES)}.")
     if data == "sample":
         return bundled_sample("bundled with this package")
+    tidy_cache()
     if data and source in ("", "path"):
         return open_path(data_path(data), say=say)
     if data or source == "path":

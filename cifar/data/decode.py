@@ -18,7 +18,7 @@ from cifar.data import in_words
 from cifar.data.archives import MAX_MEMBER_BYTES, read_archive
 from cifar.data.class_folders import decode_class_folders, is_class_image
 from cifar.data.pickles import read_batch
-from cifar.data.reading import REMEDY, list_folder, read_limited
+from cifar.data.reading import REMEDY, is_folder, list_folder, read_limited
 from cifar.data.split import CLASSES, Split
 from cifar.errors import WorldError
 
@@ -48,22 +48,20 @@ def decode_path(path: Path) -> Splits:
     """
     files = source_files(path)
     contents: Iterable[tuple[PurePath, bytes]]
-    if path.is_dir() and files and files[0].name not in ARCHIVES:
-        contents = ((file, read_limited(file, MAX_MEMBER_BYTES)) for file in files)
-        names: list[PurePath] = [*files]
+    if is_archive(path, files):
+        contents = [(files[0] / name, content) for name, content in read_archive(files[0], is_wanted)]
+        names = {name.name for name, _ in contents}
     else:
-        archive = files[0] if files else path
-        contents = [(archive / name, content) for name, content in read_archive(archive, is_wanted)] if files else []
-        names = [name for name, _ in contents]
-    if not any(name.name in OFFICIAL for name in names) and names:
+        contents = ((file, read_limited(file, MAX_MEMBER_BYTES)) for file in files)  # one at a time, once
+        names = {file.name for file in files}
+    if names and OFFICIAL.isdisjoint(names):
         return decode_class_folders(contents, path)
-    by_name = {name.name: content for name, content in contents if name.name in OFFICIAL}
     for expected, decode in ((STEMS, decode_python), (BINARY_FILES, decode_binary), (SHEET_FILES, decode_sheets)):
-        missing = [name for name in expected if name not in by_name]
+        missing = [name for name in expected if name not in names]
         if len(missing) < len(expected) - 1:  # two of its files are there: it is this format
             if missing:
                 raise WorldError(f"{in_words(path)} lacks {', '.join(missing)}: {REMEDY}.")
-            return decode(by_name, path)
+            return decode({name.name: content for name, content in contents if name.name in expected}, path)
     raise WorldError(
         f"{in_words(path)} holds neither CIFAR-10's official files nor class folders train/airplane, test/airplane …: "
         f"{REMEDY}."
@@ -91,15 +89,27 @@ def source_files(path: Path) -> list[Path]:
         return [path]
     files, folders = list_folder(path)
     for folder in (path, *folders):
-        if all((folder / split / CLASSES[0]).is_dir() for split in ("train", "test")):
-            classes = [folder / split / name for split in ("train", "test") for name in CLASSES]
-            images = [file for images in classes if images.is_dir() for file in list_folder(images)[0]]
+        classes = [folder / split / name for split in ("train", "test") for name in CLASSES]
+        if all(map(is_folder, (classes[0], classes[len(CLASSES)]))):
+            images = (file for images in filter(is_folder, classes) for file in list_folder(images)[0])
             return [image for image in images if is_class_image(image)]
+    unlisted = None
     for folder in (path, *folders):
-        official = [file for file in (files if folder == path else list_folder(folder)[0]) if file.name in OFFICIAL]
+        try:
+            official = [file for file in list_folder(folder)[0] if file.name in OFFICIAL]
+        except WorldError as error:  # which matters only if the data are nowhere else
+            unlisted = unlisted or error
+            continue
         if official:
             return official
+    if unlisted and not any(file.name in ARCHIVES for file in files):
+        raise unlisted
     return [file for file in files if file.name in ARCHIVES][:1]
+
+
+def is_archive(path: Path, files: list[Path]) -> bool:
+    """Whether the files of a person's copy, as of `source_files`, are one archive."""
+    return bool(files) and (files[0] == path or files[0].name in ARCHIVES)
 
 
 def decode_python(files: dict[str, bytes], path: Path) -> Splits:

@@ -65,15 +65,12 @@ def list_folder(path: Path) -> tuple[list[Path], list[Path]]:
                 if number == MAX_ENTRIES:
                     raise WorldError(f"{in_words(path)} holds more than {MAX_ENTRIES:,} files: name CIFAR-10's folder.")
                 if not entry.name.startswith("."):
-                    (folders if is_folder(entry) else files).append(path / entry.name)
+                    (folders if is_folder(entry.path) else files).append(path / entry.name)
     except OSError as error:
         raise unreadable(path, error) from None
     return sorted(files), sorted(folders)
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; False where the system cannot say, as of a link to itself."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+def is_folder(path: str | Path) -> bool:
+    """Whether this is a folder or a link to one; False, without an error, where the system cannot say."""
+    return os.path.isdir(path)  # noqa: PTH112

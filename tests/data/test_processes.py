@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar.data.cache import cache_folder, filling
+from cifar.data.cache import cache_folder, filling, tidy_cache
 from cifar.data.processes import hold
 
 HOLDER = """
@@ -94,6 +94,12 @@ def test_what_killed_processes_left_is_removed_and_nothing_of_others() -> None:
     for name in (*dead, *others):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
+    with hold(folder / ".lock", waiting=None):
+        tidy_cache()  # by another, while its writer lives
+        assert all((folder / name).exists() for name in dead)
+    tidy_cache()
+    assert not any((folder / name).exists() for name in dead)
+    (folder / dead[2]).write_text("")
     with filling(lambda _: pytest.fail("it waits")):
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {".lock", *others}
         (folder / dead[1]).write_text("")
