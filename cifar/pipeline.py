@@ -61,6 +61,7 @@ from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
 from cifar.training.loggers import open_loggers
 from cifar.training.loop import CHECKPOINT_SECONDS, train
+from cifar.training.resume import checkpoint_model
 from cifar.training.summary import describe_run, describe_training
 
 Create = Callable[[Mapping[str, Content]], None]
@@ -233,9 +234,11 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) 
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
         display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
     images = load(dataset, "train")
+    resume = job.resume and (folder / CHECKPOINT).exists()  # else it was killed before its first checkpoint
     if recipe.network.train_blocks >= 0:
         progress = progress_of(display, "frozen part")
-        images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress)
+        model = checkpoint_model(recipe, folder) if resume else None
+        images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
     training, validation = cut(images, recipe.holdout)
     if job.resume:
         update_summary(folder, sittings=summary.get("sittings", 1) + 1)
@@ -249,11 +252,9 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) 
         loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
         for logger in loggers:
             stack.callback(logger.close)
-        # A run that was killed before its first checkpoint begins anew.
         state = train(
             recipe, training, validation, folder=folder, device=job.device, compile=job.compile, display=display,
-            loggers=loggers, resume=job.resume and (folder / CHECKPOINT).exists(), data_sha256=dataset.sha256,
-            checkpoint_seconds=job.checkpoint_seconds,
+            loggers=loggers, resume=resume, data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
         )  # fmt: skip
     if not state.finished:
         update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)

@@ -33,7 +33,13 @@ BATCH = 64
 
 
 def frozen_activations(
-    recipe: Recipe, split: Split, dataset: Dataset, *, device: str, progress: Callable[[int, int], None]
+    recipe: Recipe,
+    split: Split,
+    dataset: Dataset,
+    *,
+    device: str,
+    progress: Callable[[int, int], None],
+    model: nn.Module | None = None,
 ) -> Split:
     """The training images replaced by the activations of the frozen part of the recipe's network.
 
@@ -43,6 +49,7 @@ def frozen_activations(
         dataset: that they come from.
         device: cpu, mps or cuda.
         progress: called with images done and images in all, where they have to be computed.
+        model: the recipe's network with its frozen weights; None builds it.
 
     Returns:
         activations float32 [N, D] or [N, T, D], mapped from the disk, with the labels.
@@ -51,7 +58,7 @@ def frozen_activations(
         InputError: a network without a frozen part.
         WorldError: the disk has no room for the file, or it cannot be read or written.
     """
-    model = build_model(recipe, trust_code=True)  # decided before any training began
+    model = model or build_model(recipe, trust_code=True)  # decided before any training began
     freeze(model, recipe.network.train_blocks)
     assert isinstance(model, Pretrained)
     path = cache_folder() / "activations" / f"{activations_key(model, recipe, dataset)}.npy"

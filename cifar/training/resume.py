@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cifar.errors import InputError, WorldError
 from cifar.kernels import build
+from cifar.models import build_model
+from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, RECIPE, check_same, read_checkpoint, tensor_bytes
 from cifar.runs.summary import CHANGEABLE
 from cifar.training.state import FORMAT, State, load_values
@@ -37,10 +40,29 @@ def restore_state(state: State, folder: Path) -> None:
     except (InputError, WorldError):
         raise
     except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
-        raise WorldError(
-            f"{path} is damaged, or of another recipe or version ({type(error).__name__}): train anew with --overwrite."
-        ) from None
+        raise WorldError(damaged(path, error)) from None
     state.saved = (state.epoch, state.step)
+
+
+def checkpoint_model(recipe: Recipe, folder: Path) -> nn.Module:
+    """The network of a recipe with the weights of last.ckpt, so that no file of pretrained weights is needed again.
+
+    Raises:
+        WorldError: the checkpoint is damaged.
+    """
+    model = build_model(recipe, pretrained=False, for_training=True, trust_code=True)
+    try:
+        model.load_state_dict(read_checkpoint(folder, model_bytes=tensor_bytes(model))["model"])
+    except (InputError, WorldError):
+        raise
+    except Exception as error:  # as in `restore_state`
+        raise WorldError(damaged(folder / CHECKPOINT, error)) from None
+    return model
+
+
+def damaged(path: Path, error: Exception) -> str:
+    """The sentence about a checkpoint that cannot be read."""
+    return f"{path} is damaged, or of another recipe or version ({type(error).__name__}): train anew with --overwrite."
 
 
 def compare_origin(origin: Mapping[str, Any], former: Mapping[str, Any], *, path: Path) -> None:
