@@ -2,21 +2,28 @@
 
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from cifar.errors import InputError, WorldError
+from cifar.serving.limits import BYTES, MAX_FILE, MAX_MEMORY, MAX_SIDE, decoding_bytes
 
 SIDE = 32
-MAX_PIXELS = 89_478_485  # a quarter of a GiB in RGB: Pillow's own limit, which is an error here, not a warning
-# EPS would run a stranger's program in Ghostscript; the others are only recognised by Pillow, not decoded.
-REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
+STRIP = 2**20  # pixels that are converted at a time, so that a conversion needs next to no memory
+# Of each orientation in EXIF: how to turn the image upright, whether its columns become rows, and whether backwards.
+TURN = Image.Transpose
+ORIENTATIONS = {
+    1: (None, False, False), 2: (TURN.FLIP_LEFT_RIGHT, False, False), 3: (TURN.ROTATE_180, False, True),
+    4: (TURN.FLIP_TOP_BOTTOM, False, True), 5: (TURN.TRANSPOSE, True, False), 6: (TURN.ROTATE_270, True, False),
+    7: (TURN.TRANSVERSE, True, True), 8: (TURN.ROTATE_90, True, True),
+}  # fmt: skip
 
 Source = str | Path | IO[bytes] | Image.Image
 
@@ -43,7 +50,7 @@ def read_image(source: Source) -> Tensor:
 
     Raises:
         InputError: there is no such file.
-        WorldError: not an image that Pillow can read, truncated, damaged, or of more than 89,478,485 pixels.
+        WorldError: not an image of a format in BYTES, truncated, damaged, or one that would need more than 400 MB.
     """
     if isinstance(source, Image.Image):
         return decode(source, name="the image")
@@ -53,6 +60,8 @@ def read_image(source: Source) -> Tensor:
             if not Path(source).exists():
                 raise InputError(f"There is no file {name}.")
             raise WorldError(f"{name} is a folder, device or pipe, not a file: name an image file.")
+        if isinstance(source, str | Path) and Path(source).stat().st_size > MAX_FILE:
+            raise too_large(name)
         # Only the header is read here, so the lock is held for a moment.
         with _filters, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # such as of damaged EXIF data, which do no harm
@@ -63,7 +72,7 @@ def read_image(source: Source) -> Tensor:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise too_large(name) from None
     except UnidentifiedImageError:
-        raise WorldError(f"{name} is not an image that Pillow can read: convert it to PNG or JPEG.") from None
+        raise WorldError(f"{name} is not an image of a kind that is read here: convert it to PNG or JPEG.") from None
     except OSError as error:
         raise WorldError(f"{name} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # each of Pillow's forty formats raises its own error on a damaged header
@@ -74,41 +83,65 @@ def read_image(source: Source) -> Tensor:
 
 def decode(image: Image.Image, *, name: str) -> Tensor:
     """`read_image` of an open image; `name` is for the errors."""
-    if image.width * image.height > MAX_PIXELS:
-        raise too_large(name)
     try:
+        if image.format in ("EPS", "WMF"):  # opened by the caller, but not read yet
+            raise WorldError("is a program, not a picture: convert it to PNG or JPEG.")
+        if max(image.size) > MAX_SIDE or decoding_bytes(image) > MAX_MEMORY:
+            raise too_large(name)
         image.load()
-        return resize(to_rgb(upright(image)))
+        return resize(image)
     except Image.DecompressionBombError:
         raise too_large(name) from None
     except WorldError as error:
-        raise WorldError(f"{name} {error}") from None
+        raise WorldError(f"{error}" if f"{error}".startswith(name) else f"{name} {error}") from None
     except Exception as error:  # as above, of damaged pixels
         raise damaged(name, error) from None
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says, or unchanged where the EXIF is damaged, since the pixels are intact."""
+def orientation(image: Image.Image) -> int:
+    """What the EXIF says of how the image lies, 1 to 8; 1, which is upright, where it is damaged."""
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if value in ORIENTATIONS else 1
     except Exception:  # Pillow parses it only now, and can raise anything
-        return image
-    return ImageOps.exif_transpose(image) if turned else image
+        return 1
 
 
 def resize(image: Image.Image) -> Tensor:
-    """The central square of an RGB image, resized: uint8 [3, 32, 32]."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    resized = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box)
+    """The central square of a loaded image, upright, as RGB, resized: uint8 [3, 32, 32].
+
+    First the width, as Pillow does by itself, but a strip at a time; then the height.
+    """
+    turn, columns_to_rows, _ = ORIENTATIONS[orientation(image)]
+    width, height = reversed(image.size) if columns_to_rows else image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    limits = grey_limits(image) if is_deep(image.mode) else None
+    narrow = Image.new("RGB", (SIDE, height))
+    for row, strip in strips(image):
+        strip = strip if turn is None else strip.transpose(turn)
+        box = (left, 0, left + side, strip.height)
+        narrow.paste(to_rgb(strip, limits).resize((SIDE, strip.height), Image.Resampling.LANCZOS, box=box), (0, row))
+    resized = narrow.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=(0, top, SIDE, top + side))
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()  # [3, 32, 32]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image as 8-bit RGB, composited on white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(eight_bits(np.asarray(image), mode=image.mode))
+def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The strips of an image that are rows when it is upright, not turned yet, each after its first row there."""
+    _, columns_to_rows, backwards = ORIENTATIONS[orientation(image)]
+    width, height = reversed(image.size) if columns_to_rows else image.size
+    step = max(1, STRIP // width)
+    for row in range(0, height, step):
+        end = min(row + step, height)
+        first, last = (height - end, height - row) if backwards else (row, end)
+        box = (first, 0, last, width) if columns_to_rows else (0, first, width, last)
+        yield row, image.crop(box)
+
+
+def to_rgb(image: Image.Image, limits: tuple[float, float] | None) -> Image.Image:
+    """The image as 8-bit RGB, composited on white; the values of black and white are those of `grey_limits`."""
+    if limits is not None:
+        image = Image.fromarray(eight_bits(np.asarray(image), *limits))
     if image.mode == "La":
         image = image.convert("LA")  # Pillow converts grey with premultiplied alpha to nothing else
     if image.has_transparency_data:
@@ -117,29 +150,39 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def eight_bits(values: NDArray[np.generic], *, mode: str) -> NDArray[np.uint8]:
-    """Scale grey values of more than 8 bits linearly, so that white becomes 255, and round them.
+def is_deep(mode: str) -> bool:
+    """Whether Pillow's mode is one of greys with more than 8 bits."""
+    return mode.startswith("I") or mode == "F"
+
+
+def grey_limits(image: Image.Image) -> tuple[float, float]:
+    """The values of black and white in an image of greys with more than 8 bits.
 
     In the modes I;16… white is 65,535. The modes I (32-bit integers) and F (floats) do not define white: it is the
     first of 1 (F only), 255 and 65,535 that no value exceeds. If a value is negative or greater, as in measurements,
     black is the minimum and white the maximum.
 
-    Args:
-        values: [H, W].
-        mode: Pillow's.
-
     Raises:
         WorldError: a value is not finite.
     """
-    grey = values.astype(np.float32)  # exact up to 2²⁴, and half the size of float64
-    if not np.isfinite(grey).all():
+    arrays = (np.asarray(strip) for _, strip in strips(image))
+    low, high = np.array([(array.min(), array.max()) for array in arrays], np.float32).T  # exact up to 2²⁴
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN is the minimum and the maximum of its strip
         raise WorldError("has values that are not finite: save it with 8 or 16 bits.")
-    low, high = float(grey.min()), float(grey.max())
+    return black_and_white(float(low.min()), float(high.max()), mode=image.mode)
+
+
+def black_and_white(low: float, high: float, *, mode: str) -> tuple[float, float]:
+    """`grey_limits` of values from `low` to `high`."""
     whites = (65_535.0,) if mode.startswith("I;") else (255.0, 65_535.0) if mode == "I" else (1.0, 255.0, 65_535.0)
     if low >= 0 and high <= whites[-1]:
-        black, white = 0.0, next(white for white in whites if high <= white)
-    else:
-        black, white = low, high
+        return 0.0, next(white for white in whites if high <= white)
+    return low, high
+
+
+def eight_bits(values: NDArray[np.generic], black: float, white: float) -> NDArray[np.uint8]:
+    """Grey values [H, W], scaled linearly so that black becomes 0 and white 255, and rounded."""
+    grey = values.astype(np.float32)  # half the size of float64
     grey -= black
     grey *= 255 / (white - black) if white > black else 0
     return np.rint(grey, out=grey).astype(np.uint8)
@@ -148,7 +191,7 @@ def eight_bits(values: NDArray[np.generic], *, mode: str) -> NDArray[np.uint8]:
 def readable_formats() -> list[str]:
     """Pillow's names of the formats that `read_image` accepts."""
     Image.init()
-    return [name for name in Image.OPEN if name not in REFUSED_FORMATS]
+    return [name for name in BYTES if name in Image.OPEN]  # AVIF and others are optional parts of Pillow
 
 
 def image_suffixes() -> frozenset[str]:
@@ -159,7 +202,10 @@ def image_suffixes() -> frozenset[str]:
 
 def too_large(name: str) -> WorldError:
     """The error for an image that would fill the memory."""
-    return WorldError(f"{name} has more than {MAX_PIXELS:,} pixels: make it smaller first.")
+    return WorldError(
+        f"{name} is too large: decoding may need {MAX_MEMORY // 10**6} MB, and a side may have {MAX_SIDE:,} pixels; "
+        "make it smaller first."
+    )
 
 
 def damaged(name: str, error: Exception) -> WorldError:

@@ -12,8 +12,8 @@ from torch import Tensor
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.serving.answers import DemoRun, class_probs, explanation
-from cifar.serving.images import MAX_PIXELS, read_image
-from cifar.serving.limits import CONCURRENCY, KEPT_SECONDS, MAX_BYTES, MAX_WAITING
+from cifar.serving.images import read_image
+from cifar.serving.limits import CONCURRENCY, KEPT_SECONDS, MAX_BYTES, MAX_MEMORY, MAX_WAITING
 
 NAME = "predict"  # of the endpoint
 
@@ -186,9 +186,9 @@ def for_programs(address: str, *, names: Sequence[str]) -> str:
 {curl_lines(address)}
 ```
 {order}
-At most {MAX_BYTES / 2**20:.0f} MB and {MAX_PIXELS:,} pixels per image, {MAX_WAITING} requests waiting and \
-{CONCURRENCY} at a time; further ones are refused with 503. Uploads are deleted after {KEPT_SECONDS // 60} minutes \
-and when the demo ends. Nothing is sent anywhere else.
+At most {MAX_BYTES / 2**20:.0f} MB per image, {MAX_MEMORY // 10**6} MB when it is decoded; {MAX_WAITING} requests \
+waiting and {CONCURRENCY} at a time; further ones are refused with 503. Uploads are deleted after \
+{KEPT_SECONDS // 60} minutes and when the demo ends. Nothing is sent anywhere else.
 """
 
 
