@@ -65,7 +65,9 @@ def running_demo(*arguments: object, seconds: float = 300) -> Iterator[Server]:
             yield Server(address, log, temporary)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0
-            assert Path(name, "errors").read_text().endswith("Ended.\n")
+            errors = Path(name, "errors").read_text()
+            assert errors.endswith("Ended.\n")
+            assert "Traceback" not in errors, errors
             assert not list(temporary.glob("cifar-demo-*"))
         finally:
             watchdog.cancel()

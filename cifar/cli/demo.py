@@ -21,6 +21,13 @@ def demo(
     port: Annotated[
         int | None, typer.Option("--port", min=1, max=65535, help="Default the first free one from 7860 on.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            help="A name by which a proxy or tunnel leads to the page, NAME or NAME:PORT; under others it refuses.",
+        ),
+    ] = None,
     device: Device = "",
     trust_code: TrustCode = False,
 ) -> None:
@@ -38,7 +45,7 @@ def demo(
     for run in demo_runs:
         if run.warning:
             display.say(run.warning)
-    with open_demo(demo_runs, host=host, port=port or 0) as address:
+    with open_demo(demo_runs, host=host, port=port or 0, names=allow_host or ()) as address:
         display.result_text(address)
         display.say("Ctrl-C ends it.")
         wait()

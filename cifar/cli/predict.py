@@ -18,6 +18,8 @@ from cifar.errors import InputError
 if TYPE_CHECKING:
     from cifar.serving.classifier import Predictions
 
+MAX_LIST = 64 * 2**20  # bytes on standard input: half a million paths
+
 
 @app.command()
 def predict(
@@ -105,8 +107,16 @@ def file_names(arguments: Sequence[str], *, unreadable: Callable[[str], None]) -
 
 
 def listed_names() -> list[str]:
-    """The paths on standard input: one per line, or terminated by zero bytes, as `find -print0` writes them."""
-    data = sys.stdin.buffer.read()
+    """The paths on standard input: one per line, or terminated by zero bytes, as `find -print0` writes them.
+
+    Raises:
+        InputError: it is closed, or endless.
+    """
+    if sys.stdin is None:
+        raise InputError("Standard input is closed: give the files as arguments, or a list in a pipe.")
+    data = sys.stdin.buffer.read(MAX_LIST + 1)
+    if len(data) > MAX_LIST:
+        raise InputError(f"The list on standard input has more than {MAX_LIST:,} bytes: give paths, not images.")
     lines = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [os.fsdecode(line) for line in lines if line.strip()]
 
@@ -140,7 +150,7 @@ def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> No
     lines = []
     for name, row in zip(names, predictions.top(top), strict=True):
         ranked: list[dict[str, Any]] = [{"class": label, "probability": prob} for label, prob in row]
-        lines.append(json.dumps({"file": name, **ranked[0], "top": ranked}))
+        lines.append(json.dumps({"file": name, **ranked[0], "top": ranked}, allow_nan=False))
     print("[" + ",".join(f"\n{line}" for line in lines) + "\n]")
 
 

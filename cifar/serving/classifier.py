@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cifar.data.split import CLASSES
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 from cifar.evaluation.predict import chosen_views, predict
 from cifar.machine import choose_device
 from cifar.recipes import Recipe
-from cifar.runs import CROSSVAL, data_of_run, load_network, run_recipe
+from cifar.runs import CROSSVAL, WEIGHTS, data_of_run, load_network, run_recipe
 from cifar.serving.images import SIDE, Source, read_image
 
 Pixels = NDArray[np.uint8] | Tensor
@@ -116,7 +116,8 @@ class Classifier:
 
         Raises:
             InputError: no such file or views; pixels that are not bytes, or of another shape.
-            WorldError: a file that is not an image, truncated or too large; see `read_image`.
+            WorldError: a file that is not an image, truncated or too large, see `read_image`; a network that gives no
+                numbers.
         """
         views, below = chosen_views(self.recipe, views)
         probs = predict(
@@ -128,6 +129,7 @@ class Classifier:
             batch_size=batch_size,
             progress=progress,
         )
+        check_finite(probs, of=f"The network {self.recipe.model}")
         return Predictions(probs)
 
 
@@ -142,15 +144,29 @@ def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -
     Raises:
         InputError: no such folder, the folder of a cross-validation, a device that is not available, or code that is
             not trusted.
-        WorldError: the weights are absent, damaged or of another network.
+        WorldError: the weights are absent, damaged, not finite or of another network.
     """
     folder = Path(run).expanduser()
     if (folder / CROSSVAL).exists():
         raise InputError(f"{folder} holds a cross-validation: name one of its folds, such as {folder / 'fold-0'}.")
     recipe = run_recipe(folder)
-    return Classifier(
-        load_network(folder, trust_code=trust_code), recipe, choose_device(device), data_of_run(folder)["data"]
-    )
+    network = load_network(folder, trust_code=trust_code)
+    for parameter in network.parameters():
+        check_finite(parameter, of=f"{folder / WEIGHTS}")
+    return Classifier(network, recipe, choose_device(device), data_of_run(folder)["data"])
+
+
+def check_finite(values: Tensor, *, of: str) -> None:
+    """Refuse weights or probabilities that are not numbers; `of` names whose they are.
+
+    Raises:
+        WorldError: a value is NaN or infinite.
+    """
+    if not values.isfinite().all():
+        raise WorldError(
+            f"{of} gives values that are not finite: its training diverged or its file is damaged; train again or "
+            "restore the file."
+        )
 
 
 def to_images(images: Images) -> Tensor:

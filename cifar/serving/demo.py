@@ -1,6 +1,7 @@
 """The demo's server: a page on this machine that contacts nobody and reads only what is uploaded to it."""
 
 import errno
+import functools
 import os
 import socket
 import tempfile
@@ -16,14 +17,15 @@ from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.serving.answers import DemoRun
+from cifar.serving.intake import guard_connections, intake
 from cifar.serving.limits import MAX_BYTES, SESSIONS
-from cifar.serving.wall import wall
+from cifar.serving.wall import own_names, wall
 
 PORTS = range(7860, 7960)  # the first free one is the default
 
 
 @contextmanager
-def open_demo(runs: Sequence[DemoRun], *, host: str, port: int) -> Iterator[str]:
+def open_demo(runs: Sequence[DemoRun], *, host: str, port: int, names: Sequence[str] = ()) -> Iterator[str]:
     """Serve the page of one run or two, in a thread, until the context is left.
 
     Gradio's environment variables are removed from this process: they could publish the page or more files.
@@ -32,6 +34,7 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int) -> Iterator[str]
         runs: to show.
         host: the address or name to listen on; 127.0.0.1 is this machine alone.
         port: 0 is the first free one from 7860 on.
+        names: by which a proxy or a tunnel leads to the page, such as "demo.example.org" or "localhost:8080".
 
     Yields:
         the page's address, once it responds.
@@ -47,7 +50,7 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int) -> Iterator[str]
         folder = Path(name).resolve()
         uploads, examples = folder / "uploads", folder / "examples"
         set_environment(uploads=uploads)
-        page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples)
+        page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples, names=names)
         try:
             yield address
         finally:
@@ -55,12 +58,18 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int) -> Iterator[str]
 
 
 def launch(
-    runs: Sequence[DemoRun], *, host: str, ports: Sequence[int], uploads: Path, examples: Path
+    runs: Sequence[DemoRun],
+    *,
+    host: str,
+    ports: Sequence[int],
+    uploads: Path,
+    examples: Path,
+    names: Sequence[str],
 ) -> tuple[Any, str]:
     """Serve the page at the first free port.
 
     Args:
-        runs, host: see `open_demo`.
+        runs, host, names: see `open_demo`.
         ports: to try, in this order.
         uploads, examples: folders for uploaded files and for the example images, resolved.
 
@@ -79,18 +88,24 @@ def launch(
         port = free_port(host, ports)
         address = f"http://{url_host(host)}:{port}/"
         page = build_page(runs, examples=files, folders=folders, address=address)
+        own = own_names(url_host(host), port, others=names)
+        walled = functools.partial(wall, names=own, folders=folders, max_bytes=MAX_BYTES)
         try:
             page.launch(
                 server_name=f"[{host}]" if ":" in host else host, server_port=port, prevent_thread_lock=True,
                 quiet=True, inline=False, inbrowser=False, share=False, footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, max_threads=4,
                 max_file_size=MAX_BYTES, css=CSS, state_session_capacity=SESSIONS,
-                app_kwargs={"middleware": [Middleware(wall, folders=folders, max_bytes=MAX_BYTES)]},
+                app_kwargs={"middleware": [Middleware(walled), Middleware(intake, uploads=uploads)]},
             )  # fmt: skip
-            return page, address
         except OSError:  # another program has taken the port in the meantime
             page.close(verbose=False)
             ports = [other for other in ports if other > port]
+            continue
+        config: Any = page.server.config
+        guard_connections(config)
+        config.loaded_app = walled(config.loaded_app)  # also before what Gradio adds in front of its own
+        return page, address
 
 
 def check_gradio() -> None:

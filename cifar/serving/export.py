@@ -21,7 +21,7 @@ from cifar.evaluation.predict import predict
 from cifar.machine import describe_machine
 from cifar.recipes import to_mapping
 from cifar.runs import EXPORT, RECIPE, WEIGHTS, data_of_run, run_recipe
-from cifar.serving.classifier import Classifier, load_model
+from cifar.serving.classifier import Classifier, check_finite, load_model
 from cifar.serving.onnx_file import INPUTS, open_session, run_session, to_onnx
 from cifar.serving.quantise import quantise
 from cifar.timing import in_turn, seconds
@@ -118,11 +118,13 @@ def check_parity(model: bytes, network: nn.Module) -> dict[str, Any]:
         the number of images and the largest difference of a probability.
 
     Raises:
-        WorldError: the predicted class of an image differs, or a probability differs by more than 1e-4.
+        WorldError: the predicted class of an image differs, a probability differs by more than 1e-4, or the network
+            gives no numbers.
     """
     sample = open_dataset("sample")
     images = torch.cat([load(sample, name).images for name in ("train", "test")])  # [1200, 3, 32, 32]
     network_probs, file_probs = predict(network, images), run_session(open_session(model), images)
+    check_finite(network_probs, of="The network")
     num_different = int((network_probs.argmax(dim=1) != file_probs.argmax(dim=1)).sum())
     difference = float((network_probs - file_probs).abs().max())
     if num_different or not difference <= MAX_DIFFERENCE:  # not: a NaN is refused too

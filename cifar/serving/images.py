@@ -72,7 +72,7 @@ def read_image(source: Source) -> Tensor:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise too_large(name) from None
     except UnidentifiedImageError:
-        raise WorldError(f"{name} is not an image of a kind that is read here: convert it to PNG or JPEG.") from None
+        raise WorldError(f"{name} is not an image of a known format: convert it to PNG or JPEG.") from None
     except OSError as error:
         raise WorldError(f"{name} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # each of Pillow's forty formats raises its own error on a damaged header

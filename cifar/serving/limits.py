@@ -8,6 +8,11 @@ MAX_BYTES = 10 * 2**20  # of an uploaded file
 MAX_WAITING = 100  # requests; further ones are refused with 503
 CONCURRENCY = 1  # requests computed at a time; a network already uses all cores
 KEPT_SECONDS = 600  # after which uploads are deleted, checked every minute
+MAX_STORED = 500 * 10**6  # bytes of uploads on the disk; further ones are refused with 507
+MAX_IN_FLIGHT = 100 * 10**6  # bytes of requests that are being received; further ones are refused with 503
+MAX_CONNECTIONS = 200  # at a time
+HEADER_SECONDS = 10  # in which a request has to begin and its headers to end
+BODY_SECONDS = 120  # in which the rest has to arrive: 10 MB at 90 kB/s
 SESSIONS = 100  # whose state Gradio keeps: every request from a program is one
 
 MAX_MEMORY = 400 * 10**6  # bytes to decode one image: 20 megapixels in the most wasteful formats that cameras write

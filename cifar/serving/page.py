@@ -70,6 +70,7 @@ def build_page(
             explanation_function(runs), image, pictures + words, api_visibility="private", show_progress="hidden",
             concurrency_id="networks",
         )  # fmt: skip
+    keep_quiet(page)
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY)
 
 
@@ -117,12 +118,31 @@ def guard(field: gr.Image, folders: Sequence[Path]) -> None:
     field.preprocess = preprocess
 
 
+def keep_quiet(page: gr.Blocks) -> None:
+    """Answer requests that Gradio cannot process with a sentence: it prints a traceback for each."""
+    process = page.process_api
+
+    async def process_quietly(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await process(*arguments, **options)
+        except Exception as error:
+            if isinstance(error, gr.Error):
+                error.print_exception = False
+                raise
+            raise refusal("The demo cannot answer this request: upload an image and give its path.") from None
+
+    page.process_api = process_quietly
+
+
 def prediction_function(runs: Sequence[DemoRun]) -> Callable[[str | None], Any]:
     """The function of the endpoint: path of an image → {class: probability} for each run; None without an image."""
 
     def predictions(image: str | None) -> Any:  # Gradio publishes the parameter's name
         pixels = None if image is None else read_upload(image)
-        probs = [None if pixels is None else class_probs(pixels, run) for run in runs]
+        try:
+            probs = [None if pixels is None else class_probs(pixels, run) for run in runs]
+        except WorldError as error:  # a network that gives no numbers for this image
+            raise refusal(str(error)) from None
         return probs[0] if len(probs) == 1 else probs  # Gradio wants no list for a single output
 
     return predictions

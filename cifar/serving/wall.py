@@ -1,10 +1,13 @@
-"""The wall in front of the demo's server: which addresses it serves, and how much may be sent to it.
+"""The wall in front of the demo's server: which addresses it serves, to whom, and how much may be sent to it.
+
+It answers only under its own names: otherwise a page that a visitor's browser has open elsewhere could point a name of
+its own to this machine (DNS rebinding) and use the demo.
 
 Gradio has more routes than the page needs; some of them fetch URLs, store recordings or show statistics. Whatever is
 not listed here does not exist, also in later versions of Gradio.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +39,37 @@ HEADERS = [
 ]
 
 
-def wall(app: App, *, folders: Sequence[Path], max_bytes: int) -> App:
+def own_names(host: str, port: int, *, others: Sequence[str] = ()) -> frozenset[str]:
+    """What the header Host may say, in lower case; the address at which a connection arrives is added to it.
+
+    Args:
+        host: that the server listens on, as in a URL.
+        port: that it listens on.
+        others: names by which a proxy or a tunnel leads to it, with their port where it is not the usual one.
+    """
+    names = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]", host)}
+    if port == 80:
+        names |= {name.removesuffix(":80") for name in names}
+    return frozenset(name.lower() for name in {*names, *others})
+
+
+def wall(app: App, *, names: Collection[str], folders: Sequence[Path], max_bytes: int) -> App:
     """An ASGI application that passes on the requests that the page needs, and refuses all others.
 
     Args:
         app: Gradio's.
+        names: of `own_names`.
         folders: the only folders whose files may be read, resolved.
         max_bytes: of an uploaded file.
     """
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
+        started = False
+
         async def send_more(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
@@ -55,25 +77,50 @@ def wall(app: App, *, folders: Sequence[Path], max_bytes: int) -> App:
             await send({"type": "websocket.close"})
         elif scope["type"] != "http":
             await app(scope, receive, send)
-        elif refusal := refuse(scope, folders=folders, max_bytes=max_bytes):
+        elif refusal := refuse(scope, names=names, folders=folders, max_bytes=max_bytes):
             await send_sentence(send_more, *refusal)
         else:
-            await app(scope, receive, send_more)
+            try:
+                await app(scope, receive, send_more)
+            except Exception:  # of Gradio, on a request that it does not expect: no traceback in the terminal
+                if not started:
+                    await send_sentence(send_more, 500, "The demo cannot answer this request.")
 
     return answer
 
 
-def refuse(scope: Message, *, folders: Sequence[Path], max_bytes: int) -> tuple[int, str] | None:
+def refuse(
+    scope: Message, *, names: Collection[str], folders: Sequence[Path], max_bytes: int
+) -> tuple[int, str] | None:
     """The status and sentence that refuse a request, or None for one to pass on; arguments as of `wall`."""
+    if stranger := refuse_stranger(scope, names=names):
+        return stranger
     if not is_served(scope["path"], folders=folders):
         return 404, "There is nothing at this address."
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):
         return None
-    length = dict(scope["headers"]).get(b"content-length", b"")  # the server reads no more than this
-    if not length.isdigit():
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")  # the server reads no more than this, unless the body comes in chunks
+    if not length.isdigit() or b"transfer-encoding" in headers:
         return 411, "Give the number of bytes in Content-Length."
     if int(length) > MAX_REQUEST + max_bytes * (scope["path"] == UPLOAD):
         return 413, f"Too large: a file may have {max_bytes:,} bytes, any other request {MAX_REQUEST:,}."
+    return None
+
+
+def refuse_stranger(scope: Message, *, names: Collection[str]) -> tuple[int, str] | None:
+    """The status and sentence that refuse a request under another name, or from another site's page, or None."""
+    hosts = [value.decode("latin-1").lower() for key, value in scope["headers"] if key == b"host"]
+    origins = [value.decode("latin-1").lower() for key, value in scope["headers"] if key == b"origin"]
+    address, port = scope.get("server") or ("", None)
+    arrived_at = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    if len(hosts) != 1 or hosts[0] not in {*names, arrived_at}:
+        return 421, (
+            "The demo does not answer under this name: open the address that it printed, or start it with "
+            "--allow-host NAME:PORT."
+        )
+    if any(origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}") for origin in origins):
+        return 403, "The demo answers its own page and programs, but no page of another site."
     return None
 
 

@@ -152,15 +152,16 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(/etc/
 @pytest.mark.parametrize(
     "name, data, words",
     [
-        ("notes.txt", b"hello", "is not an image that Pillow can read"),
-        ("fake.png", b"<html>", "is not an image that Pillow can read"),
-        ("nothing.png", b"", "is not an image that Pillow can read"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image that Pillow can read"),
-        ("program.eps", EPS, "is not an image that Pillow can read"),
-        ("bomb.png", png(20_000, 20_000), "has more than 89,478,485 pixels"),
+        ("notes.txt", b"hello", "is not an image of a known format"),
+        ("fake.png", b"<html>", "is not an image of a known format"),
+        ("nothing.png", b"", "is not an image of a known format"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image of a known format"),
+        ("program.eps", EPS, "is not an image of a known format"),
+        ("column.png", png(1, 89_000_000), "The image is too large"),
+        ("bomb.png", png(20_000, 20_000), "The image is too large"),
         ("torn.png", png(32, 32), "is damaged or truncated"),
     ],
-    ids=["text", "page", "nothing", "svg", "eps", "bomb", "torn"],
+    ids=["text", "page", "nothing", "svg", "eps", "column", "bomb", "torn"],
 )
 def test_a_file_that_is_not_an_image_is_refused_in_words(
     server: Server, client: Any, name: str, data: bytes, words: str
@@ -231,10 +232,61 @@ def test_other_files_and_urls_are_never_read(
 
 
 def test_pages_of_other_origins_are_refused(client: Any) -> None:
-    answer = client.options(
-        "gradio_api/queue/join", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    )
-    assert answer.headers.get("access-control-allow-origin") != "https://evil.example"
+    origin = {"Origin": "https://evil.example"}
+    asked = client.options("gradio_api/queue/join", headers=origin | {"Access-Control-Request-Method": "POST"})
+    posted = client.post("gradio_api/call/predict", json={"data": [None]}, headers=origin)
+    for answer in (asked, posted):
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_other_names_of_the_server_are_refused(server: Server, client: Any) -> None:
+    port = server.address.rstrip("/").rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1.nip.io:{port}", ""):
+        for path in ("", "config", "gradio_api/info"):
+            assert client.get(path, headers={"Host": host}).status_code in (400, 421), host
+    for host in (f"127.0.0.1:{port}", f"LOCALHOST:{port}", f"[::1]:{port}"):
+        assert client.get("config", headers={"Host": host}).status_code == 200, host
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(server: Server, client: Any) -> None:
+    before = sorted(server.temporary.rglob("*"))
+    host = server.address.removeprefix("http://").rstrip("/")
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 900000\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    with socket.create_connection(tuple(host.split(":"))) as connection:
+        connection.sendall(f"{head}{kind}{part}".encode() + bytes(300_000))
+    assert client.get("gradio_api/info").status_code == 200  # after the end of that connection
+    assert sorted(server.temporary.rglob("*")) == before
+
+
+def test_names_in_uploads_lead_nowhere(server: Server, client: Any) -> None:
+    for name in (
+        "../../../../tmp/evil.png",
+        "..",
+        "/etc/evil.png",
+        "a\\..\\b.png",
+        "a" * 300,
+        "\0.png",
+        "<script>.png",
+    ):
+        answer = client.post("gradio_api/upload", files={"files": (name, b"data")})
+        if answer.status_code == 200:
+            assert Path(answer.json()[0]).resolve().is_relative_to(server.temporary)
+    for body in (b"", b"--x", b"--x\r\n\r\n\r\n--x--", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"):
+        for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "text/plain", ""):
+            answer = client.post("gradio_api/upload", content=body, headers={"Content-Type": kind})
+            assert answer.status_code in (200, 400, 422, 500)
+    for content in (
+        b"{",
+        b"[]",
+        b"null",
+        b'{"data": 7}',
+        b'{"data": ' + b"[" * 9_000,
+        b'{"data": [NaN], "fn_index": "x"}',
+    ):
+        assert client.post("gradio_api/call/predict", content=content).status_code in (200, 400, 422, 500)
 
 
 def test_the_server_connects_only_to_itself(server: Server, client: Any) -> None:
@@ -294,7 +346,7 @@ def test_a_person_sees_predictions_explanations_and_cards(
         page.click("#image button[aria-label='Remove Image']")
         page.wait_for_selector("#bars-0 h2", state="detached")
         page.set_input_files("#image input[type=file]", fake)
-        page.wait_for_selector("text=is not an image that Pillow can read")
+        page.wait_for_selector("text=is not an image of a known format")
 
         page.click(".gallery-item:nth-child(4)")
         train = load(sample, "train")

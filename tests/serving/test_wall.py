@@ -1,17 +1,28 @@
 """The wall in front of the demo's server, tested by requests."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cifar.serving.wall import FILE, MAX_REQUEST, UPLOAD, Message, Receive, Send, wall
+from cifar.serving.wall import FILE, MAX_REQUEST, UPLOAD, Message, Receive, Send, own_names, wall
 
 MAX_BYTES = 1000
 
 
-def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = None) -> tuple[int, dict[bytes, bytes]]:
+NAMES = own_names("127.0.0.1", 7860, others=["Demo.example.org"])
+
+
+def ask(
+    path: str,
+    *,
+    folder: Path,
+    method: str = "GET",
+    length: str | None = None,
+    more: Sequence[tuple[str, str]] = (("host", "127.0.0.1:7860"),),
+) -> tuple[int, dict[bytes, bytes]]:
     """Status and headers of the response; 299 is that of the application behind the wall."""
     sent: list[Message] = []
 
@@ -26,8 +37,10 @@ def ask(path: str, *, folder: Path, method: str = "GET", length: str | None = No
         sent.append(message)
 
     headers = [] if length is None else [(b"content-length", length.encode())]
+    headers += [(key.encode(), value.encode()) for key, value in more]
     scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": headers}
-    asyncio.run(wall(app, folders=[folder], max_bytes=MAX_BYTES)(scope, receive, send))
+    scope["server"] = ("10.0.0.7", 7860)
+    asyncio.run(wall(app, names=NAMES, folders=[folder], max_bytes=MAX_BYTES)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -82,6 +95,55 @@ def test_a_request_body_needs_a_length_within_the_limit(
     assert ask(path, folder=tmp_path, method="POST", length=length)[0] == status
 
 
+def test_a_body_in_chunks_is_refused_whatever_length_it_claims(tmp_path: Path) -> None:
+    more = [("host", "127.0.0.1:7860"), ("transfer-encoding", "chunked")]
+    assert ask(UPLOAD, folder=tmp_path, method="POST", length="10", more=more)[0] == 411
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:7860"}, 299), ({"host": "[::1]:7860"}, 299), ({"host": "LocalHost:7860"}, 299),
+        ({"host": "demo.example.org"}, 299), ({"host": "10.0.0.7:7860"}, 299),  # at which the connection arrived
+        ({"host": "evil.example:7860"}, 421), ({"host": "localhost"}, 421), ({"host": "localhost:7861"}, 421),
+        ({"host": "localhost.:7860"}, 421), ({"host": "127.0.0.1:7860.evil.example"}, 421), ({"host": ""}, 421),
+        ({"host": "127.0.0.1:7860@evil.example"}, 421), ({}, 421), ({"host": "10.0.0.8:7860"}, 421),
+        ({"host": "localhost:7860", "origin": "http://localhost:7860"}, 299),
+        ({"host": "demo.example.org", "origin": "https://demo.example.org"}, 299),
+        ({"host": "localhost:7860", "origin": "http://127.0.0.1:7860"}, 403),
+        ({"host": "localhost:7860", "origin": "http://localhost:3000"}, 403),
+        ({"host": "localhost:7860", "origin": "http://evil.example"}, 403),
+        ({"host": "localhost:7860", "origin": "null"}, 403), ({"host": "localhost:7860", "origin": ""}, 403),
+    ],
+)  # fmt: skip
+def test_only_its_own_names_and_its_own_page_are_answered(headers: dict[str, str], status: int, tmp_path: Path) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        assert ask("/config", folder=tmp_path, method=method, length="2", more=list(headers.items()))[0] == status
+
+
+def test_two_names_in_a_request_are_refused(tmp_path: Path) -> None:
+    twice = [("host", "localhost:7860"), ("host", "evil.example")]
+    assert ask("/", folder=tmp_path, more=twice)[0] == 421
+
+
+def test_a_failure_behind_the_wall_is_a_sentence(tmp_path: Path) -> None:
+    sent: list[Message] = []
+
+    async def app(_scope: Message, _receive: Receive, _send: Send) -> None:
+        raise KeyError("Content-Type")
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost:7860")]}
+    asyncio.run(wall(app, names=NAMES, folders=[tmp_path], max_bytes=MAX_BYTES)(scope, receive, send))
+    assert sent[0]["status"] == 500
+    assert b"Content-Type" not in sent[1]["body"]
+
+
 def test_websockets_are_closed(tmp_path: Path) -> None:
     sent: list[Message] = []
 
@@ -95,5 +157,5 @@ def test_websockets_are_closed(tmp_path: Path) -> None:
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/", "headers": []}
-    asyncio.run(wall(app, folders=[tmp_path], max_bytes=MAX_BYTES)(scope, receive, send))
+    asyncio.run(wall(app, names=NAMES, folders=[tmp_path], max_bytes=MAX_BYTES)(scope, receive, send))
     assert sent == [{"type": "websocket.close"}]
