@@ -1,18 +1,21 @@
 """`cifar predict` on the command line: every flag both ways, every output parsed again."""
 
 import csv
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from made_runs import summary_of
 from PIL import Image
+from safetensors.torch import load_file
 from untrained_runs import make_untrained
 
 from cifar import load_model
@@ -20,6 +23,7 @@ from cifar.cli import app, run_app
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
 from cifar.files import write_json
+from cifar.runs import save_weights
 from cifar.serving.classifier import Predictions
 
 Captured = pytest.CaptureFixture[str]
@@ -200,6 +204,56 @@ def test_bad_input_is_one_sentence_with_exit_code_2(
     assert output.out == ""
     assert words in output.err
     assert len(output.err.strip().splitlines()) == 1
+
+
+def changed_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
+    """A run whose first weights are others."""
+    state = load_file(make_untrained(folder, "cnn") / "model.safetensors")
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim == 4)
+    save_weights(folder, state | {name: change(state[name])})
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain", "export", "demo"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_a_network_that_gives_no_numbers_is_refused(
+    value: float, verb: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    for package in {"export": ("onnx", "onnxruntime", "onnxscript"), "demo": ("gradio",)}.get(verb, ()):
+        pytest.importorskip(package)
+    monkeypatch.setattr("cifar.serving.demo.open_demo", lambda *_, **__: pytest.fail("it is served"))
+    monkeypatch.chdir(tmp_path)
+    run = changed_weights(tmp_path / "run", lambda tensor: torch.full_like(tensor, value))
+    before = sorted(tmp_path.rglob("*"))
+    more = [names[0]] if verb in ("predict", "explain") else []
+    assert run_app(app, [verb, str(run), *more], program="cifar") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "values that are not finite" in output.err
+    assert output.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_endless_and_closed_standard_input_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    module = importlib.import_module("cifar.cli.predict")
+    monkeypatch.setattr(module, "MAX_LIST", 10)
+    for stdin, words in ((io.TextIOWrapper(io.BytesIO(b"a\n" * 6)), "more than 10 bytes"), (None, "is closed")):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert predict(run, "-") == 2
+        assert words in capsys.readouterr().err
+
+
+def test_pipes_devices_and_folders_are_not_opened(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        assert predict(run, path) == 1
+        assert "is a folder, device or pipe, not a file" in capsys.readouterr().err
+    assert predict(run, tmp_path / "folder.png") == 2  # a folder without images
+    assert run_app(app, ["explain", str(run), str(tmp_path / "folder.png")], program="cifar") == 1
+    assert run_app(app, ["explain", str(run), "/dev/zero"], program="cifar") == 1
 
 
 def test_a_separate_process_reads_names_from_a_pipe(run: Path, names: list[str]) -> None:
