@@ -7,6 +7,7 @@ node still has the module's path, from which the name is restored.
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
 
     Raises:
         InputError: a DINOv2 that lacks some of its tensors.
-        WorldError: the file or the package onnx is absent or damaged.
+        WorldError: the file or the package onnx is absent or damaged, or the file refers to others.
     """
     try:
         import onnx
@@ -48,14 +49,33 @@ def read_onnx(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WorldError(f"{path} does not exist: name a file of weights with --weights.")
     try:
-        graph = onnx.load(path).graph
-        tensors = {one.name: torch.tensor(numpy_helper.to_array(one)) for one in graph.initializer}
+        graph = onnx.load(path, load_external_data=False).graph
+        elsewhere = [one.name for one in graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
+        if not elsewhere:
+            tensors = {one.name: torch.tensor(numpy_helper.to_array(one)) for one in graph.initializer}
+            name_products(graph, tensors)
     except Exception as error:  # protobuf has its own exceptions for damaged files
         raise WorldError(f"{path} is not an ONNX network ({type(error).__name__}): fetch it again.") from None
-    for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in tensors and node.name.endswith("/MatMul"):
-            tensors[f"{module_of(node.name)}.weight"] = tensors.pop(node.input[1]).T.contiguous()
+    if elsewhere:
+        raise WorldError(
+            f"{path} keeps tensors in other files, which are not read: save it as one file with "
+            "`onnx.save(model, path, save_as_external_data=False)`."
+        )
     return dinov2_to_timm(tensors) if "backbone.embeddings.cls_token" in tensors else tensors
+
+
+def name_products(graph: Any, tensors: dict[str, Tensor]) -> None:
+    """Give the weights of linear layers, which the exporter transposed, their names and their shape again, in place.
+
+    Args:
+        graph: an ONNX graph; a node of it that is no product of an input and a matrix is left alone.
+        tensors: its initialisers by name.
+    """
+    for node in graph.node:
+        if node.op_type != "MatMul" or len(node.input) != 2 or not node.name.endswith("/MatMul"):
+            continue
+        if node.input[1] in tensors and tensors[node.input[1]].ndim == 2:
+            tensors[f"{module_of(node.name)}.weight"] = tensors.pop(node.input[1]).T.contiguous()
 
 
 def module_of(node_name: str) -> str:
@@ -108,7 +128,7 @@ def dinov2_to_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         nameless = [tensor for name, tensor in tensors.items() if name.startswith("onnx::") and tensor.ndim == 3]
         of_width = sorted((tensor for tensor in nameless if tensor.shape[-1] == width), key=lambda one: one.shape[1])
         of_class, of_patches = of_width
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError, RuntimeError):  # the latter two of tensors of other shapes
         raise InputError(
             "The ONNX file looks like a DINOv2 but lacks some of its tensors: name another file."
         ) from None

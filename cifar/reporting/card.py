@@ -4,18 +4,21 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError
 from cifar.models import is_pretrained
 from cifar.recipes import Recipe, from_mapping
-from cifar.reporting.records import Record, read_record
+from cifar.reporting.markdown import Written, block, code, plain, shell
+from cifar.reporting.records import Record, read_record, showing
 from cifar.reporting.report import changed_fields, duration, interval, machine_of, percent, sample_note
 from cifar.runs import CROSSVAL, EVALUATION, PICTURES
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 CAPTIONS = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
@@ -42,7 +45,9 @@ def model_card(folder: Path, *, repository: str = "", pictures: bool = True) -> 
         raise InputError(f"{folder} holds a cross-validation: name one of its folds, such as {folder / 'fold-0'}.")
     record = read_record(folder, name=folder.resolve().name)
     shown = [name for name in PICTURES if pictures and (folder / name).exists()]
-    return f"---\n{card_header(record, repository=repository)}\n---\n\n{card_text(record, repository, shown)}"
+    with showing(folder):
+        header = card_header(record, repository=repository)
+    return f"---\n{header}\n---\n\n{card_text(record, repository, shown)}"
 
 
 def card_header(record: Record, *, repository: str = "") -> str:
@@ -94,22 +99,29 @@ def card_text(record: Record, repository: str = "", pictures: Sequence[str] = ()
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("cifar", "reporting"), autoescape=False, undefined=StrictUndefined,
+        loader=PackageLoader("cifar", "reporting"), autoescape=False, undefined=StrictUndefined, finalize=plain,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters |= {
         "percent": percent,
         "interval": interval,
         "duration": duration,
-        "cell": cell,
-        "json": json.dumps,
-        "shell": shlex.quote,
+        "block": block,
+        "code": code,
+        "json": lambda value: Written(json.dumps(value)),
+        "shell": shell,
     }
+    with showing(record.folder):
+        return render(record, environment.get_template("card.md.jinja"), repository=repository, pictures=pictures)
+
+
+def render(record: Record, template: "Template", *, repository: str, pictures: Sequence[str]) -> str:
+    """Return the text of the card; arguments as of `card_text`."""
     summary = record.summary
     recipe = from_mapping(summary["recipe"], origin=record.name)
     licence, base = licence_and_base(recipe)
     evaluation = record.evaluations.get(EVALUATION)
-    return environment.get_template("card.md.jinja").render(
+    text = template.render(
         title=repository or record.name,
         repository=repository,
         run=f"{record.folder}",
@@ -127,6 +139,7 @@ def card_text(record: Record, repository: str = "", pictures: Sequence[str] = ()
         base=base,
         pictures={name: CAPTIONS[name] for name in pictures},
     )
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 def is_custom(recipe: Recipe) -> bool:
@@ -160,11 +173,6 @@ def licence_and_base(recipe: Recipe) -> tuple[str, str]:
 
     config = timm.get_pretrained_cfg(recipe.network.model_name or PREVIT)
     return config.license or "other", (config.hf_hub_id or "").partition("@")[0]
-
-
-def cell(value: Any) -> str:
-    """Return a value for a cell of a Markdown table."""
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def calibration_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,7 +5,8 @@ predictions were made.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -45,6 +46,34 @@ class Record:
     summary: dict[str, Any]
     rows: list[dict[str, float]]
     evaluations: dict[str, dict[str, Any]]
+
+
+@contextmanager
+def showing(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while something is made of a run folder's values into one sentence.
+
+    Raises:
+        WorldError: a file holds values of another kind than a run writes.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TemplateError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+        raise WorldError(
+            f"{folder} holds values of another kind than a run writes ({reason}): its files were changed or damaged."
+        ) from None
 
 
 def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list[Record]:

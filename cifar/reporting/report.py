@@ -11,13 +11,15 @@ from typing import Any
 
 import cifar
 from cifar.data.split import CLASSES
+from cifar.errors import WorldError
 from cifar.evaluation.conclusions import figure_of_p, points
 from cifar.recipes import from_mapping, to_mapping
 from cifar.recipes.text import RETIRED
-from cifar.reporting.records import Record
+from cifar.reporting.records import Record, showing
 from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves, reliability_diagram
 from cifar.runs import CORRUPTIONS, EVALUATION, MISTAKES, REFERENCES
 
+MAX_PIXELS = 20_000_000  # of a picture; the gallery has 2 million
 REQUIRED = ("model", "epochs", "batch_size", "lr")  # fields of a recipe without a default
 
 
@@ -42,16 +44,22 @@ def render(records: Sequence[Record], *, command: str, comparison: Mapping[str, 
         "points": functools.partial(points, sign=True),
         "p": figure_of_p,
     }
-    return environment.get_template("report.html.jinja").render(
-        title=records[0].name if len(records) == 1 else f"{len(records)} runs",
-        runs=[describe(record) for record in records],
-        together=describe_together(records) | {"comparison": comparison} if len(records) > 1 else None,
-        classes=CLASSES,
-        note=sample_note(records),
-        command=command,
-        version=cifar.__version__,
-        written=datetime.now(UTC).isoformat(timespec="minutes"),
-    )
+    runs = []
+    for record in records:
+        with showing(record.folder):
+            runs.append(describe(record))
+    with showing(records[0].folder.parent if len(records) > 1 else records[0].folder):
+        page = environment.get_template("report.html.jinja").render(
+            title=records[0].name if len(records) == 1 else f"{len(records)} runs",
+            runs=runs,
+            together=describe_together(records) | {"comparison": comparison} if len(records) > 1 else None,
+            classes=CLASSES,
+            note=sample_note(records),
+            command=command,
+            version=cifar.__version__,
+            written=datetime.now(UTC).isoformat(timespec="minutes"),
+        )
+    return page.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 def describe(record: Record) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def describe(record: Record) -> dict[str, Any]:
         "reliability": reliability_diagram(record) if evaluation and "reliability" in evaluation else None,
         "references": record.evaluations.get(REFERENCES),
         "corruptions": record.evaluations.get(CORRUPTIONS),
-        "mistakes": picture(record.folder / MISTAKES) if (record.folder / MISTAKES).exists() else None,
+        "mistakes": picture(record.folder / MISTAKES) if (record.folder / MISTAKES).is_file() else None,
         "confusion": shaded_confusion(evaluation["confusion"]) if evaluation else None,
         "commands": [record.summary["command"], *commands_after(record)],
     }
@@ -112,12 +120,22 @@ def commands_after(record: Record) -> list[str]:
 
 
 def picture(path: Path) -> str:
-    """Return a picture file as a data URL, in WebP: photographs as PNG would fill the page's 5 MB after two runs."""
+    """Return a PNG file as a data URL, in WebP: photographs as PNG would fill the page's 5 MB after two runs.
+
+    Raises:
+        WorldError: it is not a picture that a run drew.
+    """
     from PIL import Image
 
     data = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").save(data, format="WEBP", quality=85)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width:,}×{image.height:,} pixels")
+            image.convert("RGB").save(data, format="WEBP", quality=85)
+    except Exception as error:  # Pillow's of damaged files are of every kind
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        raise WorldError(f"{path} is not a picture that a run drew ({reason}): remove it, or evaluate again.") from None
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
 
 

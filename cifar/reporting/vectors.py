@@ -64,6 +64,12 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
+def legend_text(name: str) -> str:
+    """Return a run's name as matplotlib shows it whole: no formula, no hidden label, nothing that is not text."""
+    shown = name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def curves_of_run(record: Record) -> list[str]:
     """Return losses, accuracies and learning rate over epochs: three figures as SVG."""
     figures, panels = zip(*(small_figure() for _ in range(3)), strict=True)
@@ -98,7 +104,9 @@ def overlaid_curves(records: Sequence[Record]) -> list[str]:
                 marker = "o" if len(record.rows) == 1 else ""
                 colour, stroke, _ = style(index)
                 times = column(record.rows, key) / scale
-                axes.plot(times, values, stroke, color=colour, marker=marker, linewidth=1.7, label=record.name)
+                axes.plot(
+                    times, values, stroke, color=colour, marker=marker, linewidth=1.7, label=legend_text(record.name)
+                )
         finish(axes, x=unit, y="validation accuracy (%)")
         figures.append(themed_svg(figure, label=f"validation accuracy of all runs over {unit}"))
     return figures
@@ -117,7 +125,15 @@ def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], flo
         accuracy, (low, high) = record.summary["test_accuracy"], record.summary["test_interval"]
         error = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
         colour, _, marker = style(index)
-        axes.errorbar(value(record), 100 * accuracy, yerr=error, fmt=marker, color=colour, capsize=3, label=record.name)
+        axes.errorbar(
+            value(record),
+            100 * accuracy,
+            yerr=error,
+            fmt=marker,
+            color=colour,
+            capsize=3,
+            label=legend_text(record.name),
+        )
     axes.set_xscale("log")
     axes.margins(x=0.15)
     label_decades(axes)

@@ -93,7 +93,7 @@ def open_session(model: bytes) -> Any:
         model: the file.
 
     Raises:
-        WorldError: onnxruntime is absent.
+        WorldError: onnxruntime is absent, or refuses the file.
     """
     try:
         import onnxruntime
@@ -101,7 +101,10 @@ def open_session(model: bytes) -> Any:
         raise WorldError(f"Running ONNX files needs the package onnxruntime: {INSTALL}.") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no exception classes of its own
+        raise WorldError(f"onnxruntime cannot run this ONNX file ({first_line(error)}): export it anew.") from None
 
 
 def feed(images: Tensor, *, session: Any) -> dict[str, Any]:
@@ -127,6 +130,13 @@ def run_session(session: Any, images: Tensor, *, batch_size: int = 500) -> Tenso
 
 
 def read_metadata(model: bytes) -> dict[str, Any]:
-    """The metadata that `cifar export` wrote into an ONNX file, by name; JSON objects and lists are parsed."""
+    """The metadata that `cifar export` wrote into an ONNX file, by name; JSON objects and lists are parsed.
+
+    Raises:
+        WorldError: onnxruntime is absent or refuses the file, or the metadata are not those of an export.
+    """
     texts: dict[str, str] = open_session(model).get_modelmeta().custom_metadata_map
-    return {name: json.loads(text) if text[:1] in "{[" else text for name, text in texts.items() if text}
+    try:
+        return {name: json.loads(text) if text[:1] in "{[" else text for name, text in texts.items() if text}
+    except (ValueError, RecursionError):
+        raise WorldError("The ONNX file's metadata are not those of `cifar export`: export it anew.") from None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
+from cifar.reporting.markdown import escape
 from cifar.serving.answers import DemoRun, class_probs, explanation
 from cifar.serving.images import read_image
 from cifar.serving.limits import CONCURRENCY, KEPT_SECONDS, MAX_BYTES, MAX_MEMORY, MAX_WAITING
@@ -193,13 +194,17 @@ def introduction(runs: Sequence[DemoRun]) -> str:
         "its central square and resized to 32×32 pixels. There is no eleventh class: for anything else the prediction "
         "is wrong, however confident it looks.",
     ]
-    lines += [f"**{html.escape(run.warning)}**" for run in runs if run.warning]
+    lines += [f"**{escape(run.warning)}**" for run in runs if run.warning]
     return "\n\n".join(lines)
 
 
 def for_programs(address: str, *, names: Sequence[str]) -> str:
     """How to call the endpoint, in Markdown."""
-    order = "" if len(names) == 1 else f" It holds a prediction of each run, in the order {' and '.join(names)}."
+    order = (
+        ""
+        if len(names) == 1
+        else f" It holds a prediction of each run, in the order {' and '.join(map(escape, names))}."
+    )
     return f"""Upload a file, request its classes, read the response (an event stream, whose line `data:` is JSON):
 
 ```bash
