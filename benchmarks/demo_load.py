@@ -1,11 +1,14 @@
 """`cifar demo` under load: many clients at once, every answer compared with `load_model(run).predict`.
 
     python benchmarks/demo_load.py results/resnet > load.json
+    python benchmarks/demo_load.py results/resnet --hostile 0.05 --minutes 30 > soak.json
 
 Prints JSON: requests lost (refused, interrupted, without an answer) and wrong (another class, or a probability that
 differs by more than 1e-5), requests/s, milliseconds from the upload to the answer (p50, p95 and p99), and the server's
-resident memory from request 200 on. The exit code is 1 if one was lost or wrong, or if memory was not flat. It needs
-Linux, whose /proc tells the memory, and sends only to the server that it starts on this machine.
+resident memory from request 200 on. Of hostile requests (`demo_attacks.py`) it says how many of each kind were sent,
+and which were not refused. The exit code is 1 if one was lost, wrong or not refused, if memory was not flat, or if the
+server printed a traceback. It needs Linux, whose /proc tells the memory, and sends only to the server that it starts on
+this machine.
 """
 
 import argparse
@@ -16,13 +19,18 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
 import numpy as np
+from demo_attacks import ATTACKS
 from PIL import Image
 
 from cifar import load_model
@@ -30,7 +38,7 @@ from cifar.data.cifar10 import load, open_dataset
 from cifar.machine import describe_commit, describe_machine, describe_versions
 
 IMAGES = 100  # of the bundled sample, one after another
-FLAT = 0.1  # fraction by which memory may differ from the first measurement
+FLAT = 0.05  # fraction by which memory may grow from the first tenth of its measurements to the last, by their medians
 SECONDS = 120  # after which a request counts as lost
 
 
@@ -42,10 +50,12 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)  # bytes
+    hostile: Counter[str] = field(default_factory=Counter)  # by kind
+    let_in: list[str] = field(default_factory=list)
 
     @property
     def done(self) -> int:
-        return len(self.lost) + len(self.wrong) + len(self.milliseconds)
+        return len(self.lost) + len(self.wrong) + len(self.milliseconds) + self.hostile.total()
 
 
 def main() -> int:
@@ -54,24 +64,39 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--warm", type=int, default=200, help="requests before memory is measured")
+    parser.add_argument("--hostile", type=float, default=0.0, help="fraction of requests that are hostile")
+    parser.add_argument("--minutes", type=float, default=0.0, help="go on for so long, whatever --requests says")
     arguments = parser.parse_args()
     images, expected = make_images(arguments.run)
     command = [sys.executable, "-m", "cifar", "demo", str(arguments.run), "--device", "cpu"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as server,
+    ):
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
             if not address:
-                return 1  # the server has said why
+                server.wait()
+                errors.seek(0)
+                sys.stderr.write(errors.read())  # the server says why
+                return 1
             tally = Tally()
             start = time.perf_counter()
             asyncio.run(run_clients(address, images, expected, tally=tally, pid=server.pid, arguments=arguments))
             seconds = time.perf_counter() - start
         finally:
             server.send_signal(signal.SIGINT)
-    result = sum_up(tally, seconds=seconds, arguments=arguments)
+        server.wait()
+        errors.seek(0)
+        said = errors.read()
+    result = sum_up(tally, seconds=seconds, arguments=arguments) | {
+        "exit_code": server.returncode,
+        "said": said[-2000:],
+    }
     print(json.dumps(result, indent=2))
-    return 1 if result["lost"] or result["wrong"] or not result["memory"]["flat"] else 0
+    failed = result["lost"] or result["wrong"] or result["let_in"] or server.returncode or "Traceback" in said
+    return 1 if failed or not result["memory"]["flat"] else 0
 
 
 def make_images(run: Path) -> tuple[list[bytes], list[dict[str, float]]]:
@@ -98,11 +123,25 @@ async def run_clients(
     arguments: argparse.Namespace,
 ) -> None:
     """Send all requests; each client waits for an answer before it sends its next request."""
-    numbers = iter(range(arguments.requests))
+    end = time.monotonic() + 60 * arguments.minutes
+    numbers = takewhile(
+        lambda number: number < arguments.requests if not arguments.minutes else time.monotonic() < end, count()
+    )
+    random = Random(0)
 
     async def run_client(client: httpx.AsyncClient) -> None:
         for number in numbers:
+            if tally.done >= arguments.warm and tally.done % 20 == 0:
+                tally.rss.append(resident_bytes(pid))
             which = number % len(images)
+            if random.random() < arguments.hostile:
+                attack = ATTACKS[number % len(ATTACKS)]
+                tally.hostile[attack.__name__] += 1
+                try:
+                    await attack(client, images[which])
+                except Exception as error:  # let in, or the server broke
+                    tally.let_in.append(f"request {number}: {attack.__name__}: {type(error).__name__} {error}")
+                continue
             start = time.perf_counter()
             try:
                 answer = await ask(client, images[which], name=f"{number}.png")
@@ -113,8 +152,6 @@ async def run_clients(
                     tally.milliseconds.append(1000 * (time.perf_counter() - start))
                 else:
                     tally.wrong.append(f"request {number}: {answer}")
-            if tally.done >= arguments.warm and tally.done % 20 == 0:
-                tally.rss.append(resident_bytes(pid))
 
     limits = httpx.Limits(max_connections=arguments.clients, max_keepalive_connections=arguments.clients)
     async with httpx.AsyncClient(base_url=address, timeout=SECONDS, limits=limits, trust_env=False) as client:
@@ -156,12 +193,15 @@ def resident_bytes(pid: int) -> int:
 def sum_up(tally: Tally, *, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """The figures, JSON-ready."""
     times = np.percentile(tally.milliseconds, [50, 95, 99]) if tally.milliseconds else [0.0] * 3
-    first = tally.rss[0] if tally.rss else 0
-    growth = max((abs(rss - first) / first for rss in tally.rss), default=0.0)
+    tenth = max(1, len(tally.rss) // 10)  # a large image is in memory for a moment
+    first, last = (float(np.median(part)) if part else 0.0 for part in (tally.rss[:tenth], tally.rss[-tenth:]))
+    growth = (last - first) / first if first else 0.0
     return {
         "run": arguments.run.name,
         "clients": arguments.clients,
-        "requests": arguments.requests,
+        "requests": tally.done,
+        "hostile": dict(sorted(tally.hostile.items())),
+        "let_in": tally.let_in[:20],
         "lost": len(tally.lost),
         "wrong": len(tally.wrong),
         "first_failures": [*tally.lost, *tally.wrong][:5],
@@ -170,10 +210,11 @@ def sum_up(tally: Tally, *, seconds: float, arguments: argparse.Namespace) -> di
         "milliseconds": {f"p{percent}": float(value) for percent, value in zip((50, 95, 99), times, strict=True)},
         "memory": {
             "from_request": arguments.warm,
+            "samples": len(tally.rss),
             "first_bytes": first,
             "most_bytes": max(tally.rss, default=0),
-            "last_bytes": tally.rss[-1] if tally.rss else 0,
-            "greatest_difference": growth,
+            "last_bytes": last,
+            "growth": growth,
             "flat": growth <= FLAT,
         },
         "machine": describe_machine(),

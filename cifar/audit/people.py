@@ -27,7 +27,8 @@ from torch import Tensor
 
 from cifar.audit.references import reference_file
 from cifar.data.cifar10 import Dataset
-from cifar.errors import InputError
+from cifar.data.split import NUM_TEST
+from cifar.errors import InputError, WorldError
 from cifar.evaluation.calibration import logs
 from cifar.evaluation.intervals import wilson_interval
 
@@ -77,8 +78,26 @@ def read_references(path_of: Callable[[str], Path]) -> References:
 
     Args:
         path_of: returns the verified file of a name in `cifar.audit.references`.
+
+    Raises:
+        WorldError: a file holds something else.
     """
-    people = torch.from_numpy(np.load(path_of("cifar10h-probs.npy")))
+    try:
+        references = parse_references(path_of)
+        check_references(references)
+    except OSError as error:
+        raise WorldError(f"{error.filename}: {error.strerror or error}: remove it, and it is fetched anew.") from None
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise WorldError(
+            f"The files of references are not those that were published ({' '.join(f'{error}'.split())}): remove "
+            f"{path_of('cifar10h-probs.npy').parent}, and they are fetched anew."
+        ) from None
+    return references
+
+
+def parse_references(path_of: Callable[[str], Path]) -> References:
+    """`read_references` without its checks."""
+    people = torch.from_numpy(np.load(path_of("cifar10h-probs.npy"), allow_pickle=False))
     suspects = json.loads(path_of("cifar10_mturk.json").read_text(encoding="utf-8"))
     unconfirmed = [suspect["id"] for suspect in suspects if suspect["mturk"]["given"] < MAJORITY]
     corrected = [suspect for suspect in suspects if suspect["mturk"]["guessed"] >= MAJORITY]
@@ -91,6 +110,20 @@ def read_references(path_of: Callable[[str], Path]) -> References:
         torch.tensor([suspect["our_guessed_label"] for suspect in corrected]),
         torch.tensor(near_duplicates),
     )
+
+
+def check_references(references: References) -> None:
+    """Raise ValueError where shapes or ranges are not those of `References`."""
+    if references.people.shape != (NUM_TEST, 10) or not references.people.isfinite().all():
+        raise ValueError(f"people's labels have the shape {list(references.people.shape)}")
+    for indices, end in (
+        (references.unconfirmed, NUM_TEST),
+        (references.corrected, NUM_TEST),
+        (references.near_duplicates, NUM_TEST),
+        (references.corrections, 10),
+    ):
+        if indices.dtype != torch.int64 or indices.ndim != 1 or not ((indices >= 0) & (indices < end)).all():
+            raise ValueError(f"an index is not from 0 to {end - 1:,}")
 
 
 def compare_with_references(probs: Tensor, labels: Tensor, references: References) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def read_classes(path: Path) -> NDArray[np.int64]:
     """
     try:
         classes = np.array(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+    except (ValueError, RecursionError):
         classes = np.empty(0)
     if classes.shape != (NUM_TEST,) or classes.dtype != np.int64 or classes.min() < 0 or classes.max() > 9:
         raise WorldError(f"{path} is no list of {NUM_TEST:,} classes from 0 to 9: remove it, and it is fetched anew.")

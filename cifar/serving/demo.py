@@ -17,7 +17,7 @@ from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.serving.answers import DemoRun
-from cifar.serving.intake import guard_connections, intake
+from cifar.serving.intake import cleaning, guard_connections, intake
 from cifar.serving.limits import MAX_BYTES, SESSIONS
 from cifar.serving.wall import own_names, wall
 
@@ -52,7 +52,8 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int, names: Sequence[
         set_environment(uploads=uploads)
         page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples, names=names)
         try:
-            yield address
+            with cleaning(uploads, forget=lambda: [paths.clear() for paths in page.temp_file_sets]):
+                yield address
         finally:
             page.close(verbose=False)
 

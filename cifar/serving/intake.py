@@ -1,14 +1,18 @@
 """What is sent to the demo's server: in time, whole before Gradio sees it, and never more than there is room for."""
 
 import asyncio
+import logging
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cifar.serving.limits import (
     BODY_SECONDS,
     HEADER_SECONDS,
+    KEEP_ALIVE_SECONDS,
     KEPT_SECONDS,
     MAX_CONNECTIONS,
     MAX_IN_FLIGHT,
@@ -100,11 +104,35 @@ def stored_bytes(folder: Path) -> int:
     return total
 
 
+@contextmanager
+def cleaning(uploads: Path, forget: Callable[[], object]) -> Iterator[None]:
+    """Delete old uploads every minute. Gradio's own task for it ends for ever when an upload comes at its moment.
+
+    Args:
+        uploads: the folder of uploaded files.
+        forget: called after each time, so that Gradio's lists of these files do not grow.
+    """
+    ended = threading.Event()
+
+    def clean() -> None:
+        while not ended.wait(60):
+            stored_bytes(uploads)
+            forget()
+
+    thread = threading.Thread(target=clean, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def guard_connections(config: Any) -> None:
     """Make uvicorn drop connections that do not send a request in time, and refuse too many at once.
 
     Gradio starts the server without these settings; uvicorn has none for slow headers, and looks at its configuration
-    again for every connection.
+    again for every connection. What they log of malformed requests is no news for the terminal.
 
     Args:
         config: uvicorn's, of a server that has started.
@@ -142,3 +170,6 @@ def guard_connections(config: Any) -> None:
 
     config.http_protocol_class = PromptProtocol
     config.limit_concurrency = MAX_CONNECTIONS
+    config.timeout_keep_alive = KEEP_ALIVE_SECONDS
+    for name in ("uvicorn.error", "python_multipart", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)

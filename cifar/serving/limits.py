@@ -12,6 +12,7 @@ MAX_STORED = 500 * 10**6  # bytes of uploads on the disk; further ones are refus
 MAX_IN_FLIGHT = 100 * 10**6  # bytes of requests that are being received; further ones are refused with 503
 MAX_CONNECTIONS = 200  # at a time
 HEADER_SECONDS = 10  # in which a request has to begin and its headers to end
+KEEP_ALIVE_SECONDS = 20  # between requests: longer than clients keep a connection, which would meet one that closes
 BODY_SECONDS = 120  # in which the rest has to arrive: 10 MB at 90 kB/s
 SESSIONS = 100  # whose state Gradio keeps: every request from a program is one
 

@@ -36,7 +36,7 @@ def build_page(
         folders: of uploads and examples, resolved.
         address: where it will be served, with a slash at the end.
     """
-    with gr.Blocks(title="cifar", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
+    with gr.Blocks(title="cifar", analytics_enabled=False) as page:
         gr.Markdown(introduction(runs))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):

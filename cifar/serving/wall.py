@@ -25,6 +25,7 @@ PAGES = frozenset(
     | {f"{API}{name}" for name in ("cancel", "theme.css")}
 )
 BELOW = ("/assets/", "/static/", f"{API}call/", f"{API}heartbeat/")
+MAX_HEADERS = 32 * 1024  # bytes
 MAX_REQUEST = 64 * 1024  # bytes of a request that uploads nothing, and of the parts of an upload around its file
 
 # The browser, too, may fetch from this server only. Gradio's page has inline scripts and styles.
@@ -95,6 +96,8 @@ def refuse(
     """The status and sentence that refuse a request, or None for one to pass on; arguments as of `wall`."""
     if stranger := refuse_stranger(scope, names=names):
         return stranger
+    if sum(len(key) + len(value) for key, value in scope["headers"]) > MAX_HEADERS:
+        return 431, f"Too large: headers may have {MAX_HEADERS:,} bytes."
     if not is_served(scope["path"], folders=folders):
         return 404, "There is nothing at this address."
     if scope["method"] in ("GET", "HEAD", "OPTIONS"):

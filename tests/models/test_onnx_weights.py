@@ -1,6 +1,7 @@
 """Weights out of ONNX files: written here the way exporters write them, from a network whose tensors are known."""
 
 import importlib.util
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,44 @@ def test_the_packaged_weights_are_a_whole_dinov2() -> None:
     assert model.network.pos_embed.shape == (1, 17, 384)
     scale = model.network.blocks[0].ls1.gamma  # type: ignore[index, union-attr]
     assert scale.std() > 0.01  # at random they would all be alike
+
+
+def small_file(path: Path) -> bytes:
+    named, folded = {"head.bias": torch.zeros(4)}, {"/fc": torch.ones(4, 3)}
+    return write_onnx(path, named, folded).read_bytes()
+
+
+@pytest.mark.parametrize("inputs", [[], ["x"], ["onnx::MatMul_0"], ["x", "onnx::MatMul_0", "x"], ["x", "absent"]])
+def test_a_product_of_another_kind_is_left_alone(inputs: list[str], tmp_path: Path) -> None:
+    small_file(tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    del model.graph.node[0].input[:]
+    model.graph.node[0].input.extend(inputs)
+    onnx.save(model, tmp_path / "a.onnx")
+    assert set(read_onnx(tmp_path / "a.onnx")) == {"head.bias", "onnx::MatMul_0"}
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "weights.bin", ""])
+def test_tensors_in_other_files_are_not_read(location: str, tmp_path: Path) -> None:
+    small_file(tmp_path / "a.onnx")
+    (tmp_path / "weights.bin").write_bytes(bytes(48))
+    model = onnx.load(tmp_path / "a.onnx")
+    tensor = model.graph.initializer[1]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(WorldError, match="keeps tensors in other files"):
+        read_onnx(tmp_path / "a.onnx")
+
+
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    whole, path = small_file(tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in generator.integers(0, len(data), generator.integers(1, 8)):
+            data[place] = generator.integers(256)
+        path.write_bytes(data[: generator.integers(1, len(data) + 1)])
+        with suppress(InputError, WorldError):
+            assert all(isinstance(tensor, Tensor) for tensor in read_onnx(path).values())

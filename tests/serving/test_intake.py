@@ -88,13 +88,14 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     """Of a server of uvicorn's, as Gradio starts it, with the guard."""
     uvicorn = pytest.importorskip("uvicorn")
     monkeypatch.setattr(module, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.3)
 
     async def app(_scope: Message, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off", timeout_keep_alive=1)
+    config = uvicorn.Config(app, port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     thread = threading.Thread(target=server.run, daemon=True)

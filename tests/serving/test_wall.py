@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cifar.serving.wall import FILE, MAX_REQUEST, UPLOAD, Message, Receive, Send, own_names, wall
+from cifar.serving.wall import FILE, MAX_HEADERS, MAX_REQUEST, UPLOAD, Message, Receive, Send, own_names, wall
 
 MAX_BYTES = 1000
 
@@ -119,6 +119,11 @@ def test_a_body_in_chunks_is_refused_whatever_length_it_claims(tmp_path: Path) -
 def test_only_its_own_names_and_its_own_page_are_answered(headers: dict[str, str], status: int, tmp_path: Path) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         assert ask("/config", folder=tmp_path, method=method, length="2", more=list(headers.items()))[0] == status
+
+
+def test_large_headers_are_refused(tmp_path: Path) -> None:
+    for size, status in ((MAX_HEADERS - 100, 299), (MAX_HEADERS, 431)):
+        assert ask("/", folder=tmp_path, more=[("host", "localhost:7860"), ("cookie", "a" * size)])[0] == status
 
 
 def test_two_names_in_a_request_are_refused(tmp_path: Path) -> None:
