@@ -1,5 +1,6 @@
 """`cifar push`: a run published on the Hugging Face hub, in one commit, by the hub's own client."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,37 @@ def push_files(
     Raises:
         WorldError: no token; the hub is offline, cannot be reached, refuses, or the connection breaks off.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+    from huggingface_hub import get_token
+
+    token = token or get_token() or ""
+    try:
+        url = commit_files(files, repository, private=private, token=token, message=message, say=say)
+    except WorldError as error:
+        raise WorldError(without_secrets(str(error), token=token)) from None
+    return without_secrets(url, token=token)
+
+
+def without_secrets(sentence: str, *, token: str) -> str:
+    """A sentence for the terminal without the token, and without the passwords that URLs of mirrors may hold."""
+    masked = re.sub(r"(?<=://)[^/\s@]*@", "***@", sentence)
+    return masked.replace(token, "***") if token else masked
+
+
+def commit_files(
+    files: dict[str, Path | bytes],
+    repository: str,
+    *,
+    private: bool,
+    token: str,
+    message: str,
+    say: Callable[[str], None],
+) -> str:
+    """`push_files` with a token, whose errors may hold secrets."""
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
 
     endpoint = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
         raise WorldError("HF_HUB_OFFLINE is set: unset it to push.")
-    token = token or get_token() or ""
     if not token:
         raise WorldError(
             f"There is no token for the hub: create one with write permission at {endpoint}/settings/tokens, then set "

@@ -18,6 +18,8 @@ from upload_server import READER, WRITER, UploadHub
 from cifar import load_model
 from cifar.cli import app, run_app
 from cifar.data.cifar10 import Dataset, load
+from cifar.errors import WorldError
+from cifar.serving.push import push_files, without_secrets
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
 PUSHED = {
@@ -245,3 +247,17 @@ def test_a_fresh_process_follows_the_environment_variables_of_the_hub(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{hub.url}/someone/net: 8 files, ")
     assert set(hub.repositories["someone/net"].files) - {".gitattributes"} == PUSHED
+
+
+def test_a_token_and_passwords_in_urls_are_never_shown() -> None:
+    sentence = "https://me:hunter2@hub.example/api responds with hf_secret: ask http://proxy:8080@b, me@c.example"
+    shown = without_secrets(sentence, token="hf_secret")
+    assert shown == "https://***@hub.example/api responds with ***: ask http://***@b, me@c.example"
+    assert without_secrets("https://a.example/b@c", token="") == "https://a.example/b@c"
+
+
+def test_an_error_that_repeats_the_token_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar.serving.push.ask_hub", lambda _endpoint: "Invalid header value b'Bearer hf_secret\\n'")
+    with pytest.raises(WorldError) as error:
+        push_files({}, "a/b", private=False, token="hf_secret", message="")
+    assert "hf_secret" not in str(error.value)
