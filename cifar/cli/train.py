@@ -202,7 +202,7 @@ def choose_recipe(model: str, recipe: str, settings: list[str], flags: dict[str,
     Raises:
         InputError: no such model, recipe or field, or a value that is not valid.
     """
-    from cifar.recipes import RECIPES, read_recipe, recipe_for, with_fields, with_settings
+    from cifar.recipes import RECIPES, read_recipe, recipe_for, typed_recipe, with_fields
     from cifar.recipes.names import check_name
 
     if not model and not recipe:
@@ -220,8 +220,7 @@ def choose_recipe(model: str, recipe: str, settings: list[str], flags: dict[str,
     if recipe and model:
         chosen = with_fields(chosen, model=recipe_for(model).model)
     check_name(chosen.model)
-    chosen = with_settings(chosen, settings)
-    return with_fields(chosen, **{name: value for name, value in flags.items() if value is not None})
+    return typed_recipe(chosen, settings, {name: value for name, value in flags.items() if value is not None})
 
 
 def first_line(recipe: "Recipe", folder: Path) -> str:

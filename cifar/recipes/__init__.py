@@ -16,11 +16,12 @@ from cifar.recipes.text import (
     with_fields,
     with_settings,
 )
+from cifar.recipes.unused import typed_recipe
 from cifar.recipes.vit import previt, previt_cpu, vit, vit_plain
 
 __all__ = [
     "FIELDS", "RECIPES", "TTA", "Augment", "Holdout", "Network", "Optimiser", "Recipe", "Schedule", "any_network",
-    "from_mapping", "parse_recipe", "read_recipe", "recipe_for", "to_json", "to_mapping", "with_fields",
+    "from_mapping", "parse_recipe", "read_recipe", "recipe_for", "to_json", "to_mapping", "typed_recipe", "with_fields",
     "with_settings",
 ]  # fmt: skip
 

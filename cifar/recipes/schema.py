@@ -11,15 +11,36 @@ imports no PyTorch: recipes are read, printed and refused without waiting for it
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 STRICT = ConfigDict(allow_inf_nan=False, extra="forbid")
+# Products and ratios of two such numbers are still normal float32, which kernels take.
+LEAST, MOST = 1e-15, 1e15
+MOST_EPOCHS = 100_000
+MOST_IMAGES = 50_000  # as many as there are to train on
+MOST_PIXELS = 1_024  # side of an image: above what any pretrained network takes
+MOST_SEED = 2**63 - 1  # an int64
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
+
+def not_tiny(value: float) -> float:
+    """Refuse what is neither 0 nor a number that float32 computes with, such as 1e-320."""
+    if 0 < value < LEAST:
+        raise PydanticCustomError("tiny", "tiny")
+    return value
+
+
+Normal = AfterValidator(not_tiny)
+Probability = Annotated[float, Field(ge=0, le=1), Normal]
+Fraction = Annotated[float, Field(ge=0, lt=1), Normal]
+NotNegative = Annotated[float, Field(ge=0, le=MOST), Normal]
+Alpha = Annotated[float, Field(ge=0, le=1_000), Normal]
+Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
+Pixels = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
+Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
+Folds = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
+Text = Annotated[str, Field(max_length=1_000)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -36,11 +57,11 @@ class Network:
         drop_path: maximum probability of skipping a residual block, in the transformers.
     """
 
-    model_name: str = ""
-    weights: str = ""
-    image_size: Count = 0
+    model_name: Text = ""
+    weights: Text = ""
+    image_size: Pixels = 0
     pool: Literal["", "token", "avg"] = ""
-    train_blocks: Annotated[int, Field(ge=-1)] = -1
+    train_blocks: Annotated[int, Field(ge=-1, le=1_000)] = -1
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0
 
@@ -65,17 +86,17 @@ class Optimiser:
     """
 
     kind: Literal["sgd", "adam", "adamw", "muon", "muon-sgd"] = "sgd"
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, le=MOST), Normal]
     momentum: Fraction = 0.9
     nesterov: bool = True
     rest_momentum: Fraction = 0.85
     head_lr: NotNegative = 0.0
     bias_lr: NotNegative = 0.0
-    muon_steps: Annotated[int, Field(ge=1)] = 5
-    whitening_epochs: Count = 0
+    muon_steps: Annotated[int, Field(ge=1, le=100)] = 5
+    whitening_epochs: Epochs = 0
     weight_decay: NotNegative = 0.0
     decay_all: bool = True
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[float, Field(ge=0.01, le=1)] = 1.0  # of sixty blocks still above 0
     clip_norm: NotNegative = 0.0
 
 
@@ -91,8 +112,8 @@ class Schedule:
 
     kind: Literal["constant", "plateau", "cosine", "linear"] = "constant"
     warmup_epochs: NotNegative = 0.0
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    plateau_patience: Count = 3
+    plateau_factor: Annotated[float, Field(gt=0, lt=1), Normal] = 0.1
+    plateau_patience: Epochs = 3
     plateau_threshold: NotNegative = 1e-3
 
 
@@ -118,10 +139,10 @@ class Augment:
     flip_mode: Literal["random", "alternate"] = "random"
     brightness: Probability = 0.0
     contrast: Probability = 0.0
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
-    early_image_size: Count = 0
-    early_epochs: Count = 0
+    mixup: Alpha = 0.0
+    cutmix: Alpha = 0.0
+    early_image_size: Pixels = 0
+    early_epochs: Epochs = 0
 
     @property
     def changes_images(self) -> bool:
@@ -152,10 +173,10 @@ class Holdout:
         num_folds, fold: with num_folds > 0, fold `fold` is the validation set instead.
     """
 
-    split_seed: Count = 0
+    split_seed: Seed = 0
     validation_fraction: Fraction = 0.1
-    num_folds: Count = 0
-    fold: Count = 0
+    num_folds: Folds = 0
+    fold: Folds = 0
 
     @property
     def training_fraction(self) -> float:
@@ -182,20 +203,20 @@ class Recipe:
         seed: of weights, order and augmentation.
     """
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1, max_length=1_000)]
     network: Network = field(default_factory=Network)
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+    batch_size: Annotated[int, Field(ge=1, le=MOST_IMAGES)]
     optimiser: Optimiser
     schedule: Schedule = field(default_factory=Schedule)
     augment: Augment = field(default_factory=Augment)
     label_smoothing: Fraction = 0.0
     ema_decay: Fraction = 0.0
     tta: TTA = field(default_factory=TTA)
-    patience: Count = 0
+    patience: Epochs = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     skip_bad_steps: Count = 0
-    seed: Count = 0
+    seed: Seed = 0
     holdout: Holdout = field(default_factory=Holdout)
 
     def __post_init__(self) -> None:

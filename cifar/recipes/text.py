@@ -11,11 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from cifar.errors import InputError, WorldError
 from cifar.files import read_regular
-from cifar.recipes.schema import Recipe
+from cifar.recipes.schema import LEAST, Recipe
 
 ADAPTER = TypeAdapter(Recipe)
 MAX_BYTES = 2**20  # of a recipe.json
 GROUPS = ("network", "optimiser", "schedule", "augment", "tta", "holdout")
+LONGEST = 60  # characters of a value that an error repeats
 # Fields that recorded recipes hold and that no longer decide a result. A file with another value than these cannot be
 # repeated, and is refused.
 RETIRED: dict[str, tuple[object, ...]] = {
@@ -43,6 +44,13 @@ def flat_fields() -> dict[str, tuple[str, str]]:
 
 
 FIELDS = flat_fields()
+
+
+def default_of(name: str) -> object:
+    """The default of a field of a group, by its flat name."""
+    group, inner = FIELDS[name]
+    kind: Any = next(field.type for field in dataclasses.fields(Recipe) if field.name == group)
+    return next(field.default for field in dataclasses.fields(kind) if field.name == inner)
 
 
 def to_mapping(recipe: Recipe) -> dict[str, Any]:
@@ -73,13 +81,22 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     Raises:
         InputError: no such field (names the nearest), or a value that is not valid.
     """
+    return with_fields(recipe, **typed_changes(settings))
+
+
+def typed_changes(settings: Sequence[str]) -> dict[str, object]:
+    """What was typed after --set, by flat names.
+
+    Raises:
+        InputError: no such field (names the nearest), or no value.
+    """
     changes: dict[str, object] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}: write it as field=value.")
         changes[flat_name(name.strip().replace("-", "_"))] = text.strip()
-    return with_fields(recipe, **changes)
+    return changes
 
 
 def flat_name(name: str) -> str:
@@ -139,10 +156,13 @@ def sentence(error: ValidationError, *, strict: bool) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     path = tuple(str(part) for part in fault["loc"])
-    field = next(flat for flat, place in FIELDS.items() if tuple(filter(None, place)) == path[:2])
+    field = next((flat for flat, place in FIELDS.items() if tuple(filter(None, place)) == path[:2]), "")
+    if not field:  # a text that is no Unicode makes the whole no JSON
+        return "a value is no text."
     if fault["type"] == "missing":
         return f"The recipe lacks {field}."
     value = repr(fault["input"]) if strict else f"{fault['input']}"
+    value = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
     return f"{field} is {value}: it must be {valid_values(fault)}."
 
 
@@ -151,16 +171,20 @@ def valid_values(fault: Mapping[str, Any]) -> str:
     context = fault.get("ctx", {})
     kind = fault["type"]
     words = {
-        "greater_than": "greater than {gt:g}",
-        "greater_than_equal": "{ge:g} or more",
-        "less_than": "less than {lt:g}",
-        "less_than_equal": "at most {le:g}",
+        "greater_than": "greater than {gt}",
+        "greater_than_equal": "{ge} or more",
+        "less_than": "less than {lt}",
+        "less_than_equal": "at most {le}",
         "literal_error": "one of {expected}",
         "finite_number": "a finite number",
         "string_too_short": "a name",
+        "string_too_long": "at most {max_length} characters long",
+        "int_parsing_size": "a smaller number",
+        "tiny": f"at least {LEAST:g}, where it is not 0",
     }
     if kind in words:
-        return words[kind].format(**context)
+        shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        return words[kind].format(**shown)
     for start, what in (("int", "a whole number"), ("float", "a number"), ("bool", "true or false")):
         if kind.startswith(start):
             return what

@@ -1,8 +1,11 @@
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from cifar.errors import InputError, WorldError
 from cifar.recipes import (
@@ -20,6 +23,8 @@ from cifar.recipes import (
     with_settings,
 )
 from cifar.recipes.text import GROUPS, RETIRED
+from cifar.training.augment import draw_lambda
+from cifar.training.optimisers import build_optimiser
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -120,7 +125,7 @@ def test_switches_both_ways(text: str, value: bool) -> None:
         ("momentum=0", "nesterov needs"),
         ("early_epochs=3", "go together"),
         ("train_blocks=0", "--freeze"),
-        ("layer_decay=0", "greater than 0"),
+        ("layer_decay=0", "0.01 or more"),
         ("window=28", "has no field 'window'"),
     ],
 )
@@ -128,6 +133,41 @@ def test_bad_settings_are_named(setting: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         with_settings(recipe_for("resnet"), [setting])
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = [name for name, value in to_mapping(recipe_for("cnn")).items() if type(value) in (int, float)]
+EXTREMES = ["1e308", "-1e308", "1e16", "1e-320", "-1", str(10**18), str(2**63), "1" + "0" * 5000, "1e400", "inf", "0x1"]
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_every_number_has_bounds_that_can_be_computed_with(field: str) -> None:
+    """Up to the seeds' 2⁶³ - 1 for whole numbers, and for others where float32 holds products and ratios of two."""
+    for text in EXTREMES:
+        refused, value = "", 1
+        try:
+            value = to_mapping(with_settings(recipe_for("cnn"), [f"{field}={text}"]))[field]
+        except InputError as error:
+            refused = str(error)
+        assert not refused or (refused.startswith(field) and len(refused) < 200)
+        assert -1 <= value < (2**63 if "seed" in field else 10**15)
+        assert value == 0 or abs(value) >= 1e-15
+
+
+def test_the_bounds_of_rates_do_not_overflow_an_update() -> None:
+    for kind in ("sgd", "adam", "adamw", "muon", "muon-sgd"):
+        for lr, decay in itertools.product((1e-15, 1e15), repeat=2):
+            values = {"lr": lr, "weight_decay": decay, "head_lr": lr, "bias_lr": lr}
+            recipe = with_fields(recipe_for("cnn"), optimiser=kind, **values)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+            optimiser = build_optimiser(recipe.optimiser, model)
+            model(torch.zeros(1, 3, 32, 32)).sum().backward()
+            optimiser.step()  # a scalar beyond float32 is a RuntimeError
+
+
+def test_the_bounds_of_mixing_give_a_weight() -> None:
+    for alpha in (1e-15, 1e-3, 1_000):
+        weights = [draw_lambda(alpha=alpha, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
+        assert all(0 <= weight <= 1 for weight in weights)
 
 
 def test_choosing_without_validation_is_refused() -> None:
@@ -161,7 +201,9 @@ def test_unreadable_recipe_files(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "short.json").write_text('{"model": "cnn"}')
-    for name in ("list.json", "broken.json", "short.json"):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "surrogate.json").write_text(to_json(with_fields(recipe_for("cnn"), model="x")).replace("x", "\\ud800"))
+    for name in ("list.json", "broken.json", "short.json", "deep.json", "surrogate.json"):
         with pytest.raises(InputError, match=name):
             read_recipe(tmp_path / name)
 
@@ -179,7 +221,7 @@ def test_equal_recipes_are_equal_runs() -> None:
     assert not {"device", "folder", "wandb", "data", "compile", "kernels"} & set(FIELDS)
 
 
-RECORDED = sorted((Path(__file__).parent.parent / "results").rglob("recipe.json"))
+RECORDED = sorted((Path(__file__).parent.parent.parent / "results").rglob("recipe.json"))
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: str(path.parent.name))
@@ -197,7 +239,7 @@ def test_recorded_recipes_are_there() -> None:
 
 def test_no_field_is_without_a_reader() -> None:
     """Each field is read by the code that its group is named after, or by the loop."""
-    package = Path(__file__).parent.parent / "cifar"
+    package = Path(__file__).parent.parent.parent / "cifar"
     readers = {
         "": [*package.glob("training/*.py"), package / "models/__init__.py"],
         "network": [package / "models/__init__.py", *package.glob("training/*.py")],
