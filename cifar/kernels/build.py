@@ -1,29 +1,27 @@
-"""Compiles the C sources of this folder for this CPU when they are first needed, keeps the libraries, and calls them.
+"""Compiles the C sources of this folder for this CPU when they are first needed, has them kept, and calls them.
 
-A compilation takes about a second. Libraries are kept in the cache folder, by everything that they depend on, the CPU
-included, since a cache may be shared by machines. PyTorch's OpenMP is loaded already, so kernels share its threads.
+A compilation takes about a second. PyTorch's OpenMP is loaded already, so kernels share its threads.
 """
 
 import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shlex
 import shutil
-import stat
+import signal
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cifar.errors import InputError, Remark
-from cifar.files import cache_folder, write_bytes
+from cifar.kernels.kept import find_kept, keep, kept_name
 
 FOLDER = Path(__file__).parent
 HEADER = "vectors.h"
@@ -33,6 +31,7 @@ OPENMP = "-fopenmp"
 LANES = 8  # channels that the sources take at a time
 KINDS = ("native", "pytorch")
 VARIABLE = "CIFAR_KERNELS"
+COMPILER_SECONDS = 60.0  # one takes about a second
 NO_MEMORY = 1  # as in vectors.h
 SLOWER = "training on this CPU takes about twice as long"
 
@@ -131,28 +130,53 @@ def library(source: str, *definitions: str) -> ctypes.CDLL | None:
     if not shutil.which(command[0]):
         remark(f"There is no C compiler ({command[0]}) here, so {SLOWER}: install one, or set CC to yours.")
         return None
-    complaint = ""
-    for openmp in ((OPENMP,), ()):
-        arguments = (*command, *FLAGS, *openmp, *definitions)
-        kept = kept_path(source, arguments)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "kernel.so"
-            compiled = load(kept)[0] if kept and is_trusted(kept) else None
-            if compiled is None:
-                complaint = compile_source(source, arguments, path)
-                if complaint:
-                    continue
-                if kept and keep(path, kept):
-                    compiled, complaint = load(kept)
-            if compiled is None:  # nothing is kept, or its disk forbids to execute
-                compiled, complaint = load(path)
-        if compiled is None:
-            remark(f"The compiled {source} cannot be loaded, so {SLOWER}: {complaint}")
-        elif not compiled.uses_openmp():
+    try:
+        compiled = find_or_compile(source, command, definitions)
+    except CompilerError as error:
+        remark(f"The C compiler {command[0]} fails on {source}, so {SLOWER}: {error}")
+    except OSError as error:  # no folder for it, no room, or no library
+        remark(f"The compiled {source} cannot be loaded, so {SLOWER}: {error}")
+    else:
+        if not compiled.uses_openmp():
             remark(f"{command[0]} has no OpenMP, so native kernels run on one thread, which is slower: {openmp_hint()}")
         return compiled
-    remark(f"The C compiler {command[0]} fails on {source}, so {SLOWER}: {complaint}")
     return None
+
+
+def find_or_compile(source: str, command: Sequence[str], definitions: Sequence[str]) -> ctypes.CDLL:
+    """The library that is kept, else a new one, without OpenMP where the compiler has none.
+
+    Raises:
+        CompilerError: the compiler fails.
+        OSError: there is no place to compile in, or the library cannot be loaded.
+    """
+    for openmp in ((OPENMP,), ()):
+        arguments = (*command, *FLAGS, *openmp, *definitions)
+        kept = kept_name((FOLDER / source, FOLDER / HEADER), arguments)
+        for path in find_kept(kept) if kept else ():
+            with contextlib.suppress(OSError):
+                return load(path)
+        with tempfile.TemporaryDirectory(prefix="cifar-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "kernel.so"
+            try:
+                compile_source(source, arguments, path)
+            except CompilerError as error:
+                if error.refused and openmp:
+                    continue
+                raise
+            if kept:
+                with contextlib.suppress(OSError):  # nothing can be kept, or its disk forbids to execute
+                    return load(keep(path, kept))
+            return load(path)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class CompilerError(Exception):
+    """Why the compiler gives no library, in a line; `refused` if it said so itself, rather than hung or was killed."""
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        super().__init__(reason)
+        self.refused = refused
 
 
 @functools.cache
@@ -180,86 +204,60 @@ def compiler_command() -> list[str]:
         return [given]
 
 
-def compile_source(source: str, arguments: tuple[str, ...], path: Path) -> str:
-    """Compile a source of this folder to a library at the path; the first line of what is wrong, "" if nothing is."""
-    try:
-        command = [*arguments, str(FOLDER / source), "-o", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
-    except (OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+def compile_source(source: str, arguments: Sequence[str], path: Path) -> None:
+    """Compile a source of this folder to a library at the path.
+
+    Raises:
+        CompilerError: with the first line of what is wrong.
+    """
+    code, text = run_compiler([*arguments, str(FOLDER / source), "-o", str(path)])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line.lower()]
-    return [*errors, *lines, f"it exits with {done.returncode}"][0]
+    if code:
+        raise CompilerError([*errors, *lines, f"it {ending(code)}"][0], refused=code > 0)
 
 
-def load(path: Path) -> tuple[ctypes.CDLL | None, str]:
-    """The library at the path, or why it cannot be loaded."""
+def run_compiler(command: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a compiler and what it says.
+
+    It has a session of its own, so that Ctrl-C, which goes to all programs of a terminal, does not end it half-way; and
+    is ended with all that it started when we stop waiting.
+
+    Raises:
+        CompilerError: it cannot be started, or takes too long.
+    """
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
     try:
-        return ctypes.CDLL(str(path)), ""
+        with subprocess.Popen(command, stdin=null, stdout=null, stderr=pipe, start_new_session=True) as process:
+            try:
+                _, text = process.communicate(timeout=COMPILER_SECONDS)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+                process.wait()
+                raise
+    except subprocess.TimeoutExpired:
+        raise CompilerError(f"it takes longer than {COMPILER_SECONDS:g} seconds") from None
+    except (OSError, ValueError) as error:
+        raise CompilerError(str(error)) from None
+    return process.returncode, text.decode(errors="replace")
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit code as Python gives it."""
+    return f"exits with {code}" if code > 0 else f"was ended by signal {-code}"
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """The library at the path.
+
+    Raises:
+        OSError: why it cannot be loaded.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
     except OSError as error:
-        return None, str(error).removeprefix(f"{path}: ")
-
-
-def kept_path(source: str, arguments: tuple[str, ...]) -> Path | None:
-    """Where the library of this source is kept, if it is, by all that it depends on; None where nothing can be kept."""
-    digest = hashlib.sha256()
-    for part in ((FOLDER / source).read_bytes(), (FOLDER / HEADER).read_bytes(), *map(str.encode, arguments)):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    digest.update(repr([*filter(None, map(file_identity, arguments)), cpu_identity()]).encode())
-    try:
-        folder = cache_folder() / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not is_own(folder):
-            return None
-        folder.chmod(0o700)
-    except (OSError, RuntimeError):  # the latter where there is no home
-        return None
-    return folder / f"{Path(source).stem}-{digest.hexdigest()[:32]}.so"
-
-
-def file_identity(name: str) -> tuple[str, int, int] | None:
-    """Path, bytes and time of a program on the PATH: another version has others; None where there is none."""
-    found = shutil.which(name)
-    if found is None:
-        return None
-    path = Path(found).resolve()
-    state = path.stat()
-    return str(path), state.st_size, state.st_mtime_ns
-
-
-@functools.cache
-def cpu_identity() -> tuple[str, ...]:
-    """What "native" depends on: the machine's kind and, on Linux, the CPU's model and instructions."""
-    fields = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
-    try:
-        first = Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0]
-    except OSError:
-        first = ""
-    return platform.machine(), *(line for line in first.splitlines() if line.partition(":")[0].strip() in fields)
-
-
-def keep(path: Path, kept: Path) -> bool:
-    """Copy a library to where it is kept, whole; whether that worked."""
-    try:
-        write_bytes(kept, path.read_bytes())
-        return is_trusted(kept)
-    except OSError:
-        return False
-
-
-def is_trusted(path: Path) -> bool:
-    """Whether there is a file that this user alone can have written, in a folder of which the same holds."""
-    try:
-        return path.is_file() and is_own(path) and is_own(path.parent)
-    except OSError:
-        return False
-
-
-def is_own(path: Path) -> bool:
-    """Whether this is no link, belongs to this user, and no other may write it; always, where users have no numbers."""
-    if not hasattr(os, "getuid"):
-        return True
-    state = path.lstat()
-    return not stat.S_ISLNK(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
+        raise OSError(str(error).removeprefix(f"{path}: ")) from None
+    if not hasattr(library, "uses_openmp"):
+        raise OSError("it is another library")
+    return library

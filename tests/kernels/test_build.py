@@ -1,12 +1,15 @@
 """Compiling, keeping and trusting libraries; what is said where that fails; threads and memory of native kernels."""
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ from torch import nn
 
 from cifar.errors import InputError, Remark
 from cifar.files import cache_folder
-from cifar.kernels import build, conv5x5, winograd
+from cifar.kernels import build, conv5x5, kept, winograd
 from cifar.kernels.ops import batch_norm_gelu, conv3x3, conv3x3_pool, conv5x5_pool_relu
 
 SOURCES = {
@@ -40,9 +43,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sources that were compiled, in order."""
     sources: list[str] = []
 
-    def compile_source(source: str, arguments: tuple[str, ...], path: Path) -> str:
+    def compile_source(source: str, arguments: tuple[str, ...], path: Path) -> None:
         sources.append(source)
-        return compile_as_ever(source, arguments, path)
+        compile_as_ever(source, arguments, path)
 
     compile_as_ever = build.compile_source
     monkeypatch.setattr(build, "compile_source", compile_source)
@@ -143,9 +146,9 @@ def test_the_compiler_is_that_of_cc_split_as_by_a_shell(monkeypatch: pytest.Monk
 def test_a_library_is_kept_for_the_next_process(compilations: list[str]) -> None:
     assert build.available()
     assert compilations == ["norm_gelu.c"]
-    (kept,) = (cache_folder() / "kernels").iterdir()
-    assert kept.parent.stat().st_mode & 0o777 == 0o700
-    assert kept.stat().st_mode & 0o022 == 0
+    (path,) = (cache_folder() / "kernels").iterdir()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o022 == 0
     build.library.cache_clear()
     assert build.available()
     assert compilations == ["norm_gelu.c"]
@@ -157,12 +160,11 @@ def test_what_a_library_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyPatc
     folder.mkdir()
     for name in ("winograd.c", build.HEADER):
         (folder / name).write_bytes((build.FOLDER / name).read_bytes())
-    monkeypatch.setattr(build, "FOLDER", folder)
     compiler = Path(script(tmp_path / "mycc", 'exec cc "$@"'))
     names = []
 
     def look(*arguments: str) -> None:
-        path = build.kept_path("winograd.c", (str(compiler), *arguments))
+        path = kept.kept_name((folder / "winograd.c", folder / build.HEADER), (str(compiler), *arguments))
         assert path is not None
         names.append(path.name)
 
@@ -179,7 +181,7 @@ def test_what_a_library_depends_on_is_in_its_name(monkeypatch: pytest.MonkeyPatc
     look()
     os.utime(compiler, (1, 1))
     look()
-    monkeypatch.setattr(build, "cpu_identity", lambda: ("another",))
+    monkeypatch.setattr(kept, "cpu_identity", lambda: ("another",))
     look()
     assert len(set(names)) == len(names) == 8
     assert all(name.startswith("winograd-") for name in names)
@@ -191,24 +193,106 @@ def test_a_library_that_cannot_be_trusted_or_loaded_is_compiled_anew(
     fault: str, compilations: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert build.available()
-    (kept,) = (cache_folder() / "kernels").iterdir()
+    (path,) = (cache_folder() / "kernels").iterdir()
     if fault == "others may write it":
-        kept.chmod(0o666)
+        path.chmod(0o666)
     elif fault == "a link":
-        kept.replace(tmp_path / "elsewhere.so")
-        kept.symlink_to(tmp_path / "elsewhere.so")
+        path.replace(tmp_path / "elsewhere.so")
+        path.symlink_to(tmp_path / "elsewhere.so")
     elif fault == "the folder is open":
-        kept.parent.chmod(0o777)
+        path.parent.chmod(0o777)
     else:  # elsewhere, since what is loaded already is not looked at again
         monkeypatch.setenv("CIFAR_HOME", str(tmp_path / "another"))
         (cache_folder() / "kernels").mkdir(parents=True)
-        (cache_folder() / "kernels" / kept.name).write_text("garbage")
+        (cache_folder() / "kernels" / path.name).write_text("garbage")
     build.library.cache_clear()
     assert build.available()
     assert compilations == ["norm_gelu.c"] * 2
     build.library.cache_clear()
     assert build.available()
     assert len(compilations) == (3 if fault == "the folder is open" else 2)  # nothing is kept there
+
+
+def test_a_library_that_is_not_whole_is_never_loaded(tmp_path: Path) -> None:
+    """Cut off at the end of a page it would be loaded, and end the process when it is called."""
+    name = kept.kept_name((build.FOLDER / "norm_gelu.c",), ("cc",))
+    assert name is not None
+    (tmp_path / "whole").write_bytes(bytes(range(256)) * 64)
+    path = kept.keep(tmp_path / "whole", name)
+    whole = path.read_bytes()
+    assert kept.find_kept(name) == [path]
+    for damaged in (b"", whole[:4096], whole[:8192], whole[:-1], whole + b"x", b"\1" + whole[1:]):
+        path.write_bytes(damaged)
+        assert kept.find_kept(name) == []
+    (tmp_path / "whole").write_bytes(b"by another process, at the same time")
+    other = kept.keep(tmp_path / "whole", name)
+    path.write_bytes(whole)
+    assert kept.find_kept(name) == sorted([path, other])
+
+
+KILLED = "kill -9 $$"
+HANGS = 'sleep 9 & echo $! > "$0.pid"; wait'
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, other than as one whose end nobody has asked for."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize("does, words", [
+    (KILLED, "broken fails on norm_gelu.c, so .*: it was ended by signal 9$"),
+    (HANGS, "broken fails on norm_gelu.c, so .*: it takes longer than 0.3 seconds$"),
+    ("exit 0", "compiled norm_gelu.c cannot be loaded, so .*: cannot open shared object"),
+    ("printf 'x.c: error: b\\366se \\377\\n' >&2; exit 1", "so .*: x.c: error: b\ufffdse \ufffd$"),
+    ('while [ "$1" != -o ]; do shift; done; exec cc -shared -x c /dev/null -o "$2"', "so .*: it is another library$"),
+    ("echo '/tmp/x.s: fatal error: No space left on device' >&2; exit 1", "so .*: /tmp/x.s: fatal .* No space left"),
+])  # fmt: skip
+def test_whatever_a_compiler_does_pytorch_takes_over_and_says_why(
+    does: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compilations: list[str]
+) -> None:
+    monkeypatch.setenv("CC", script(tmp_path / "broken", does))
+    monkeypatch.setattr(build, "COMPILER_SECONDS", 0.3 if does == HANGS else 60)
+    with pytest.warns(Remark, match=words) as said:
+        assert not build.available()
+    assert len(said) == 1
+    assert not any(cache_folder().glob("kernels/*")) or "another" in words
+    if does in (KILLED, HANGS):  # which says nothing of its OpenMP
+        assert len(compilations) == 1
+    if does == HANGS:
+        assert not is_running(int((tmp_path / "broken.pid").read_text()))
+
+
+@pytest.mark.usefixtures("anew")
+def test_without_a_folder_to_compile_in_pytorch_takes_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.warns(Remark, match=r"norm_gelu\.c cannot be loaded, so .*absent"):
+        assert not build.available()
+
+
+def test_a_signal_to_our_group_does_not_reach_the_compiler() -> None:
+    """Nor ours that of the compiler: as Ctrl-C goes to a terminal's group."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        assert build.run_compiler(["sh", "-c", "kill -TERM 0; sleep 9"]) == (-signal.SIGTERM, "")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == []
+
+
+def test_a_compiler_that_is_waited_for_no_longer_is_ended(tmp_path: Path) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            build.run_compiler([script(tmp_path / "slow", HANGS)])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not is_running(int((tmp_path / "slow.pid").read_text()))
 
 
 @pytest.mark.usefixtures("anew")
