@@ -2,10 +2,12 @@
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +69,17 @@ def keep_memory() -> None:
     library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_MAX, 0)  # large blocks from the heap, where they are used again
     library.mallopt(M_TRIM_THRESHOLD, -1)  # the heap never shrinks
+
+
+def plain_matplotlib() -> None:
+    """Draw pictures alike, whatever MPLBACKEND or a file matplotlibrc says; before matplotlib is imported.
+
+    Notebooks set backends that are not installed here, and an import of matplotlib fails with those.
+    """
+    found = importlib.util.find_spec("matplotlib")
+    if "matplotlib" not in sys.modules and found and found.origin:
+        os.environ["MPLBACKEND"] = "agg"
+        os.environ["MATPLOTLIBRC"] = str(Path(found.origin).parent / "mpl-data" / "matplotlibrc")
 
 
 def flush_denormals() -> None:

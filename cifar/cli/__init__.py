@@ -4,6 +4,7 @@ import sys
 from typing import NoReturn
 
 from cifar.cli.app import app, run_app
+from cifar.cli.terminal import prepare
 
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
@@ -16,4 +17,5 @@ __all__ = ["app", "main", "run_app", "train_main"]
 
 def main() -> NoReturn:
     """The command `cifar`."""
+    prepare()
     sys.exit(run_app(app, sys.argv[1:], program="cifar"))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from cifar.cli import display
+from cifar.cli.terminal import drop_results, ending_by_signals, exit_code, show_whatever_encoding
 from cifar.errors import InputError, Remark, WorldError
-from cifar.machine import is_out_of_memory
+from cifar.machine import is_out_of_memory, plain_matplotlib
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
 
-INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended; others are given by `exit_code`
 app = typer.Typer(
     help="Train, test, understand and use an image classifier on CIFAR-10.",
     no_args_is_help=True,
@@ -102,11 +103,37 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
         program: its name, for errors.
 
     Returns:
-        the exit code: 2 for what was typed, 1 for what the world did.
+        the exit code, as `cifar.cli.terminal` has them.
     """
-    with warnings.catch_warnings():
+    show_whatever_encoding()
+    plain_matplotlib()
+    with warnings.catch_warnings(), ending_by_signals():
         warnings.showwarning = show_remark
         return run_command(app, arguments, program=program)
+
+
+def check_current_folder() -> None:
+    """Refuse a current folder that was removed, in which libraries end the process without a word.
+
+    Raises:
+        WorldError: says what to do.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise WorldError(f"The current folder cannot be used ({error.strerror}): go to another, with cd.") from None
+
+
+def check_folder_name(folder: Path) -> None:
+    """Refuse a folder whose weights could not be read again.
+
+    Raises:
+        InputError: its name is no UTF-8.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The name of the folder {folder} is no UTF-8: choose another with --save-folder.") from None
 
 
 def show_remark(
@@ -127,17 +154,23 @@ def show_remark(
 def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """See `run_app`."""
     try:
-        return app(list(arguments), prog_name=program, obj=list(arguments), standalone_mode=False) or 0
+        check_current_folder()
+        code: int = app(list(arguments), prog_name=program, obj=list(arguments), standalone_mode=False) or 0
+        sys.stdout.flush()
+        return code
     except (typer.TyperException, InputError) as error:
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if sentence:  # empty where the help was printed instead
             display.say(f"{program}: {sentence}")
         return 2
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
         display.say("Interrupted.")
-        return INTERRUPTED
+        return exit_code(interrupt)
     except BrokenPipeError:
-        sys.stdout = None  # the reader has gone; nothing more can be told
+        drop_results()  # the reader has gone; nothing more can be told
+        return 1
+    except MemoryError as error:
+        display.say(f"{program}: {error or 'There is not enough memory: choose a smaller batch size.'}")
         return 1
     except WorldError as error:
         display.say(f"{program}: {error}")
@@ -148,6 +181,6 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
         display.say(f"{program}: there is not enough memory: take fewer images at a time or a smaller network.")
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        display.say(f"{program}: {where}{error.strerror or error}.")
+        where = "standard output" if drop_results() else error.filename
+        display.say(f"{program}: {f'{where}: ' if where else ''}{error.strerror or error}.")
         return 1

@@ -1,5 +1,6 @@
 """What the terminal shows: live bars (a plain line per epoch where there is no terminal), results, tables."""
 
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,15 +22,24 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from cifar.cli.terminal import STOPS, Ended, drop_results, exit_code
 from cifar.training.display import Display, Tick
 
 if TYPE_CHECKING:
     from cifar.bench.suite import Line
     from cifar.data.cifar10 import Dataset, Split
 
+
+class Printer(Console):
+    """Rich's console; a reader that has gone is for whoever prints, not the end of the program."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "its reader has gone")
+
+
 # Without emoji, since a file may be called :cat:.png.
-stdout = Console(highlight=False, soft_wrap=True, emoji=False)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stdout = Printer(highlight=False, soft_wrap=True, emoji=False)
+stderr = Printer(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(sentence: str) -> None:
@@ -90,8 +100,11 @@ def bars(*columns: str | ProgressColumn) -> Progress:
 class TerminalDisplay(Display):
     """The display of `cifar train` and `cifar evaluate`: a live bar, a line per epoch, results; and Ctrl-C.
 
-    While a training runs, the first Ctrl-C or TERM asks it to stop after its step, and a second one ends the process.
-    Outside a training either ends the process at once. Use it as a context, which restores what it changed.
+    While a training runs, the first Ctrl-C, TERM or HUP asks it to stop after its step, and a second one ends the
+    process. Outside a training each ends the process at once. Use it as a context, which restores what it changed.
+
+    Attributes:
+        exit_code: of the program, where the training was asked to stop.
     """
 
     def __init__(self) -> None:
@@ -101,6 +114,7 @@ class TerminalDisplay(Display):
         self._epochs = 0
         self._best_accuracy = -1.0
         self._stop_asked = False
+        self.exit_code = 0
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "TerminalDisplay":
@@ -121,10 +135,10 @@ class TerminalDisplay(Display):
             self._bars.stop()
         self._bars, self._label = None, ""
 
-    def _ask_to_stop(self, _number: int, _frame: object) -> None:
+    def _ask_to_stop(self, number: int, _frame: object) -> None:
         if self._stop_asked:
-            raise KeyboardInterrupt
-        self._stop_asked = True
+            raise Ended(number)
+        self._stop_asked, self.exit_code = True, exit_code(Ended(number))
         say("Stopping after this step …")
 
     def say(self, sentence: str) -> None:
@@ -136,8 +150,8 @@ class TerminalDisplay(Display):
     def start_training(self, epochs: int, *, best_accuracy: float) -> None:
         self._epochs, self._best_accuracy, self._stop_asked = epochs, best_accuracy, False
         self._show(BarColumn(), TextColumn("{task.description}"), description="starting")
-        stops = (signal.SIGINT, signal.SIGTERM)
-        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in stops}
+        heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in heeded}
 
     def tick(self, tick: Tick) -> None:
         best = f"  best validation {self._best_accuracy:.2%}" if self._best_accuracy >= 0 else ""
@@ -181,7 +195,11 @@ class TerminalDisplay(Display):
 
     def result(self, summary: Mapping[str, Any], folder: Path, *, fold: int | None = None) -> None:
         prefix = "" if fold is None else f"fold {fold + 1}: "
-        result_text(prefix + result_line(summary, folder))
+        try:
+            result_text(prefix + result_line(summary, folder))
+        except OSError as error:  # it is written, and its pictures are still to be drawn
+            drop_results()
+            say(f"The result cannot be printed ({error.strerror or error}): read {folder}/summary.json.")
 
 
 def result_line(summary: Mapping[str, Any], folder: Path) -> str:

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import INTERRUPTED, Data, Device, TrustCode, app, check_data_flag, data_of, open_data, run_app
+from cifar.cli.app import (
+    INTERRUPTED,
+    Data,
+    Device,
+    TrustCode,
+    app,
+    check_data_flag,
+    check_folder_name,
+    data_of,
+    open_data,
+    run_app,
+)
+from cifar.cli.terminal import exit_code, prepare
 from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
 
@@ -138,6 +150,7 @@ def train(
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
         folder = save_folder or default_folder(model or recipe)
+        check_folder_name(folder)
         if not dry_run:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
     if kernels:
@@ -277,12 +290,11 @@ def run_job(job: "Job", data: str) -> None:
                 run_one(job, dataset, display=shown)
         except Stopped:
             display.say(f"Stopped; everything is saved. Resume with: {resume}")
-            raise typer.Exit(INTERRUPTED) from None
-        except KeyboardInterrupt:
-            display.say(
-                f"Interrupted. Go on with: {resume}" if is_run(job.folder) else "Interrupted; nothing was trained."
-            )
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(shown.exit_code) from None
+        except KeyboardInterrupt as interrupt:
+            begun = is_run(job.folder)
+            display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
+            raise typer.Exit(exit_code(interrupt)) from None
 
 
 def show_plan(job: "Job", data: str) -> None:
@@ -318,6 +330,7 @@ def show_plan(job: "Job", data: str) -> None:
 
 def train_main() -> NoReturn:
     """The script train.py: `cifar train`, and questions when it is started bare in a terminal."""
+    prepare()
     arguments = sys.argv[1:]
     if not arguments and sys.stdin.isatty() and sys.stdout.isatty():
         sys.exit(run_app(app, ask_for_arguments(), program="cifar"))

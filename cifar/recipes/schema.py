@@ -37,6 +37,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1), Normal]
 NotNegative = Annotated[float, Field(ge=0, le=MOST), Normal]
 Alpha = Annotated[float, Field(ge=0, le=1_000), Normal]
 Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=0, le=MOST_PIXELS)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 Folds = Annotated[int, Field(ge=0, le=MOST_IMAGES)]
@@ -215,7 +216,7 @@ class Recipe:
     tta: TTA = field(default_factory=TTA)
     patience: Epochs = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    skip_bad_steps: Count = 0
+    skip_bad_steps: Steps = 0
     seed: Seed = 0
     holdout: Holdout = field(default_factory=Holdout)
 
