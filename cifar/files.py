@@ -21,11 +21,18 @@ Write = Callable[[IO[bytes]], object]
 
 
 def cache_folder() -> Path:
-    """Where decoded data, compiled kernels and the like lie: CIFAR_HOME, if set, else the platform's cache folder."""
+    """Where decoded data, compiled kernels and the like lie: CIFAR_HOME, if set, else the platform's cache folder.
+
+    Raises:
+        WorldError: the user has no home folder.
+    """
     from platformdirs import user_cache_dir
 
     home = os.environ.get("CIFAR_HOME")
-    return Path(home).expanduser() if home else Path(user_cache_dir("cifar"))
+    try:
+        return Path(home).expanduser() if home else Path(user_cache_dir("cifar"))
+    except RuntimeError:
+        raise WorldError("This user has no home folder: set CIFAR_HOME to a folder for data.") from None
 
 
 def read_regular(path: Path, *, limit: int) -> bytes:
@@ -190,7 +197,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, whole."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def json_text(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -72,14 +71,12 @@ def keep_memory() -> None:
 
 
 def plain_matplotlib() -> None:
-    """Draw pictures alike, whatever MPLBACKEND or a file matplotlibrc says; before matplotlib is imported.
+    """Let matplotlib be imported whatever MPLBACKEND says: pictures go to files.
 
-    Notebooks set backends that are not installed here, and an import of matplotlib fails with those.
+    Notebooks set backends that are not installed here, with which the import fails.
     """
-    found = importlib.util.find_spec("matplotlib")
-    if "matplotlib" not in sys.modules and found and found.origin:
+    if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"
-        os.environ["MATPLOTLIBRC"] = str(Path(found.origin).parent / "mpl-data" / "matplotlibrc")
 
 
 def flush_denormals() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from cifar.cli import display
-from cifar.cli.terminal import drop_results, ending_by_signals, exit_code, show_whatever_encoding
+from cifar.cli.terminal import Ended, drop_results, ending_by_signals, exit_code, show_whatever_encoding
 from cifar.errors import InputError, Remark, WorldError
 from cifar.machine import is_out_of_memory, plain_matplotlib
 
@@ -163,7 +163,7 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
         if sentence:  # empty where the help was printed instead
             display.say(f"{program}: {sentence}")
         return 2
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
+    except (KeyboardInterrupt, Ended, typer.Abort) as interrupt:
         display.say("Interrupted.")
         return exit_code(interrupt)
     except BrokenPipeError:

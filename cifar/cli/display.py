@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
+from cifar.cli.secrets import hidden
 from cifar.cli.terminal import STOPS, Ended, drop_results, exit_code
 from cifar.training.display import Display, Tick
 
@@ -44,7 +45,7 @@ stderr = Printer(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 def say(sentence: str) -> None:
     """Print a remark to standard error, where it does not mix with results."""
-    stderr.print(sentence, markup=False)
+    stderr.print(hidden(sentence), markup=False)
 
 
 def is_live() -> bool:
@@ -114,7 +115,7 @@ class TerminalDisplay(Display):
         self._epochs = 0
         self._best_accuracy = -1.0
         self._stop_asked = False
-        self.exit_code = 0
+        self.exit_code = exit_code(KeyboardInterrupt())
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "TerminalDisplay":

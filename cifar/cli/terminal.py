@@ -18,8 +18,8 @@ ASCII = {"→": "->", "×": "x", "–": "-", "…": "...", "·": "*", "²": "2",
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-class Ended(KeyboardInterrupt):
-    """The system or a person asked the program to end.
+class Ended(BaseException):
+    """The system or a person asked the program to end; unlike a KeyboardInterrupt, Typer lets it pass.
 
     Attributes:
         number: of the signal.
@@ -42,11 +42,11 @@ def end(number: int, _frame: FrameType | None) -> NoReturn:
 
 @contextlib.contextmanager
 def ending_by_signals() -> Iterator[None]:
-    """Let TERM and HUP unwind as Ctrl-C does; what is ignored, as by nohup, stays so."""
+    """Let Ctrl-C, TERM and HUP unwind what runs; what is ignored, as by nohup, stays so."""
     handlers = {}
     try:
         for number in STOPS:
-            if signal.getsignal(number) is signal.SIG_DFL:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 handlers[number] = signal.signal(number, end)
     except ValueError:  # in another thread, which gets no signals
         pass

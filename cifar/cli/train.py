@@ -22,7 +22,8 @@ from cifar.cli.app import (
     open_data,
     run_app,
 )
-from cifar.cli.terminal import exit_code, prepare
+from cifar.cli.secrets import hidden
+from cifar.cli.terminal import Ended, exit_code, prepare
 from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
 
@@ -162,7 +163,7 @@ def train(
     job = Job(
         chosen, folder, device=choose_device(device), compile=compile, cross_validate=cross_validate, wandb=wandb,
         tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
-        checkpoint_seconds=60 * checkpoint_minutes, command=shlex.join(["cifar", *context.obj]),
+        checkpoint_seconds=60 * checkpoint_minutes, command=hidden(shlex.join(["cifar", *context.obj])),
         trust_code=trust_code or bool(model),  # typed here, it is the user's own
     )  # fmt: skip
     if dry_run:
@@ -291,7 +292,7 @@ def run_job(job: "Job", data: str) -> None:
         except Stopped:
             display.say(f"Stopped; everything is saved. Resume with: {resume}")
             raise typer.Exit(shown.exit_code) from None
-        except KeyboardInterrupt as interrupt:
+        except (KeyboardInterrupt, Ended) as interrupt:
             begun = is_run(job.folder)
             display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
             raise typer.Exit(exit_code(interrupt)) from None

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which people with any colour vision can tell apart.
 
 import io
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,22 @@ def new_figure(width: float, height: float, *, title: str, note: str) -> "Figure
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    default_style()
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-    # No mathematics: a folder's name may hold dollar signs.
+    # No mathematics, and no bytes that are no text: a folder's name may hold both.
+    title, note = (text.encode(errors="replace").decode() for text in (title, note))
     figure.suptitle(title, fontsize=13, fontweight="bold", parse_math=False)
     if note:
         figure.supxlabel(note.upper(), fontsize=11, fontweight="bold", color=WARNING, parse_math=False)
     return figure
+
+
+def default_style() -> None:
+    """Draw alike whatever a file matplotlibrc says, such as to set text with LaTeX; not in a process with plots."""
+    import matplotlib
+
+    if "matplotlib.pyplot" not in sys.modules:
+        matplotlib.rcdefaults()
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "") -> "Figure":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cifar.reporting.figures import BLUE, GREY, ORANGE, column, draw_run
+from cifar.reporting.figures import BLUE, GREY, ORANGE, column, default_style, draw_run
 from cifar.reporting.records import Record
 from cifar.reporting.reliability import draw_bins
 from cifar.runs import EVALUATION
@@ -31,6 +31,7 @@ def small_figure(width: float = WIDTH, height: float = HEIGHT) -> "tuple[Figure,
     """Return an empty figure, its size in inches, with one pair of axes."""
     from matplotlib.figure import Figure
 
+    default_style()
     figure = Figure(figsize=(width, height), layout="constrained")
     axes: Axes = figure.subplots()
     return figure, axes

@@ -1,15 +1,23 @@
 """Where an epoch's row goes besides metrics.csv: wandb and TensorBoard, both optional, both off by default."""
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from cifar.errors import WorldError
 from cifar.recipes import Recipe, to_mapping
+from cifar.runs import METRICS, read_metrics
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 WANDB_SECONDS = 30.0  # to wait for its server before the training begins without it
+SECONDS = 60.0  # to wait for any action of a logger
+# Not the command, which may hold a password, nor the address of a git remote, nor what is printed.
+NO_SECRETS: dict[str, Any] = {"x_disable_meta": True, "disable_git": True, "save_code": False, "console": "off"}
 
 
 class Logger(Protocol):
@@ -34,15 +42,16 @@ class WandbLogger:
         if mode is None and not wandb.login(prompt=False, verify=False):
             say("wandb has no login here, so it records offline: `wandb login`, then `wandb sync` sends the run.")
             mode = "offline"
+        parent = f"{folder.parent.name}/" if recipe.holdout.num_folds else ""
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "cifar"),
-            name=folder.name,
+            name=f"{parent}{folder.name}",
             id=run_id,
             resume="allow",
             dir=folder,
             mode=mode,  # type: ignore[arg-type]
             config=to_mapping(recipe),
-            settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS),
+            settings=wandb.Settings(silent=True, init_timeout=WANDB_SECONDS, finish_timeout=SECONDS, **NO_SECRETS),
         )
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -53,14 +62,22 @@ class WandbLogger:
 
 
 class TensorBoardLogger:
-    """TensorBoard event files in RUN/tensorboard; look at them with `tensorboard --logdir RUN`."""
+    """TensorBoard event files in RUN/tensorboard; look at them with `tensorboard --logdir RUN`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        rows: of the epochs before; they replace what was logged of them, since a killed run may have logged another
+            epoch than it kept.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]] = ()) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise WorldError('the package tensorboard is absent: pip install "cifar[tensorboard]"') from None
-        self._writer = SummaryWriter(folder / "tensorboard")
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=1)
+        for row in rows:
+            self.log(row)
 
     def log(self, row: Mapping[str, float]) -> None:
         for name, value in row.items():
@@ -96,7 +113,7 @@ class Tolerated:
         if self.logger is None:
             return
         try:
-            action(self.logger)
+            act_in_time(action, self.logger)
         except Exception as error:  # of the network, the disk, the service: none is worth a training
             self.logger = None
             self.say(given_up(self.name, error))
@@ -114,18 +131,45 @@ def open_loggers(
         tensorboard: write event files.
         say: gets the sentences.
     """
+    rows = read_metrics(folder) if (folder / METRICS).exists() else []
     openers: dict[str, Callable[[], Logger]] = {}
     if wandb_id:
         openers["wandb"] = lambda: WandbLogger(folder, recipe=recipe, run_id=wandb_id, say=say)
     if tensorboard:
-        openers["TensorBoard"] = lambda: TensorBoardLogger(folder)
+        openers["TensorBoard"] = lambda: TensorBoardLogger(folder, rows)
     loggers: list[Logger] = []
     for name, open_logger in openers.items():
         try:
-            loggers.append(Tolerated(name, open_logger(), say))
+            loggers.append(Tolerated(name, act_in_time(lambda opener: opener(), open_logger), say))
         except Exception as error:
             say(given_up(name, error))
     return loggers
+
+
+def act_in_time(action: Callable[[T], R], subject: T) -> R:
+    """What an action gives, within SECONDS; one that takes longer is left to itself.
+
+    Raises:
+        TimeoutError: it takes longer.
+        Exception: as the action's.
+    """
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            results.append(action(subject))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {SECONDS:g} seconds")
+    if errors:
+        raise errors[0] if isinstance(errors[0], Exception) else RuntimeError(str(errors[0]))
+    return results[0]
 
 
 def given_up(name: str, error: Exception) -> str:

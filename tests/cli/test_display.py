@@ -1,12 +1,16 @@
 """The terminal's display: what "(best)" and the bar say, and what Ctrl-C does when."""
 
+import os
 import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cifar.cli import display
 from cifar.cli.display import TerminalDisplay
+from cifar.cli.terminal import Ended, exit_code
 from cifar.training.display import Tick
 
 TICK = Tick(epoch=3, epochs=9, step=1, steps=4, loss=1.0, accuracy=0.5, images_per_second=100, seconds_left=61)
@@ -59,8 +63,55 @@ def test_first_ctrl_c_in_a_training_asks_and_the_second_ends(capsys: pytest.Capt
         signal.raise_signal(signal.SIGINT)
         assert shown.should_stop()
         assert "Stopping after this step" in capsys.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Ended):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_every_stop_asks_first_and_has_its_exit_code(name: str, code: int) -> None:
+    number = getattr(signal, name)
+    with TerminalDisplay() as shown:
+        shown.start_training(9, best_accuracy=-1.0)
+        signal.raise_signal(number)
+        assert (shown.should_stop(), shown.exit_code) == (True, code)
+        with pytest.raises(Ended) as caught:
+            signal.raise_signal(number)
+        assert exit_code(caught.value) == code
+
+
+def test_what_is_ignored_stays_so() -> None:
+    """A training under nohup goes on when its terminal has gone."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with TerminalDisplay() as shown:
+            shown.start_training(9, best_accuracy=-1.0)
+            signal.raise_signal(signal.SIGHUP)
+            assert not shown.should_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("fault", ["full", "gone"])
+def test_a_result_that_cannot_be_printed_ends_nothing(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = {
+        "data": "CIFAR-10", "model": "cnn", "test_accuracy": 0.5, "test_interval": [0.4, 0.6], "best_epoch": 1,
+        "epochs": 1, "validation_accuracy": None, "seconds": 1.0,
+    }  # fmt: skip
+    if fault == "full":
+        stream = Path("/dev/full").open("w")  # noqa: SIM115
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with TerminalDisplay() as shown:
+        shown.result(summary, Path("runs/mine"))
+    stream.close()  # what waited is dropped
+    assert "cannot be printed" in (said := capsys.readouterr().err)
+    assert "read runs/mine/summary.json" in said
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cifar.cli import app, run_app
-from cifar.recipes import recipe_for
-from cifar.runs import read_metrics
+from cifar.files import write_json
+from cifar.recipes import recipe_for, with_fields
+from cifar.runs import read_metrics, wandb_id, write_metrics
 from cifar.training import loggers
 from cifar.training.loggers import Tolerated, open_loggers
 
@@ -113,3 +117,56 @@ def test_one_that_cannot_begin_does_not_take_the_other_with_it(tmp_path: Path, m
     opened[0].close()
     assert list((tmp_path / "tensorboard").iterdir())
     assert said == ["Training goes on without wandb: RuntimeError. metrics.csv has every epoch."]
+
+
+def scalars(folder: Path) -> dict[int, list[float]]:
+    """What TensorBoard shows of the training loss: its values by step."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    shown = accumulators.EventAccumulator(str(folder / "tensorboard"))
+    shown.Reload()
+    values: dict[int, list[float]] = {}
+    for event in shown.Scalars("train_loss"):
+        values.setdefault(event.step, []).append(event.value)
+    return values
+
+
+def test_tensorboard_shows_each_epoch_once_after_a_kill(tmp_path: Path) -> None:
+    """The killed run had logged an epoch that it did not keep, and not one that it kept."""
+    rows = [{"epoch": epoch, "train_loss": 1.0 / epoch} for epoch in (1, 2, 3)]
+    for kept, logged in ((1, [rows[0], {"epoch": 2, "train_loss": 9.0}]), (3, [])):
+        write_metrics(tmp_path, rows[:kept])
+        (logger,) = open_loggers(tmp_path, recipe=recipe_for("cnn"), wandb_id="", tensorboard=True, say=print)
+        for row in logged[1:]:
+            logger.log(row)
+        logger.close()
+    assert scalars(tmp_path) == {epoch: [pytest.approx(1.0 / epoch)] for epoch in (1, 2, 3)}
+
+
+def test_a_logger_that_hangs_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loggers, "SECONDS", 0.05)
+    said: list[str] = []
+    forever = threading.Event()
+    hanging = Failing("")
+    monkeypatch.setattr(hanging, "log", lambda _: forever.wait(9))
+    logger = Tolerated("wandb", hanging, said.append)
+    started = time.perf_counter()
+    for epoch in (1, 2):
+        logger.log({"epoch": epoch})
+    forever.set()
+    assert time.perf_counter() - started < 5
+    assert said == ["Training goes on without wandb: no answer in 0.05 seconds. metrics.csv has every epoch."]
+
+
+def test_folds_of_two_cross_validations_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(options))
+    recipe = with_fields(recipe_for("cnn"), num_folds=2)
+    for name in ("first", "second"):
+        folder = tmp_path / name / "fold-0"
+        folder.mkdir(parents=True)
+        write_json(folder / "summary.json", {})
+        loggers.WandbLogger(folder, recipe=recipe, run_id=wandb_id(folder), say=print)
+    assert [options["name"] for options in begun] == ["first/fold-0", "second/fold-0"]
+    assert begun[0]["id"] != begun[1]["id"]
+    assert begun[0]["settings"].x_disable_meta  # the command, which may hold a password
