@@ -1,5 +1,6 @@
 """Calibration against torchmetrics, against loops over images, and against models whose calibration is known."""
 
+import itertools
 import math
 
 import pytest
@@ -38,6 +39,37 @@ def test_equal_bins_give_the_error_of_torchmetrics() -> None:
         theirs = metrics.multiclass_calibration_error(probs, labels, num_classes=10, n_bins=15).item()
         assert expected_gap(bins) == pytest.approx(theirs, abs=1e-6)
         assert calibration_error(probs, labels) == pytest.approx(theirs, abs=1e-6)
+
+
+def certain(confidences: list[float], labels: list[int]) -> tuple[Tensor, Tensor]:
+    """Predictions of class 0 with these confidences, the rest on class 1, and labels."""
+    first = torch.tensor(confidences, dtype=torch.float64)
+    probs = torch.zeros(len(first), 10, dtype=torch.float64)
+    probs[:, 0], probs[:, 1] = first, 1 - first
+    return probs, torch.tensor(labels)
+
+
+def test_a_confidence_of_1_belongs_to_the_last_bin() -> None:
+    """In a bin of its own it gave 0.525 (torchmetrics#3510)."""
+    probs, labels = certain([0.95, 1, 0.95, 1], [0, 1, 0, 1])
+    for precise in (probs, probs.float()):
+        assert calibration_error(precise, labels) == pytest.approx(0.475, abs=1e-7)
+        assert [bin_.count for bin_ in equal_bins(precise, labels)] == [0] * 14 + [4]
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 10, 15, 20])
+def test_edges_belong_to_the_bin_below(num_bins: int) -> None:
+    """Against a search that compares each confidence with both ends of each bin; also a rounding error above 1."""
+    edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64).tolist()
+    nearby = [math.nextafter(edge, end) for edge in edges for end in (0.0, 1.0)]
+    confidences = [confidence for confidence in [*edges, *nearby] if confidence > 0.5] + [1 + 1e-7]
+    bins = equal_bins(*certain(confidences, [0] * len(confidences)), num_bins)
+    inside = [
+        [one for one in confidences if low < one <= high or (high == 1 and one > 1)]
+        for low, high in itertools.pairwise(edges)
+    ]
+    assert [bin_.count for bin_ in bins] == [len(members) for members in inside]
+    assert sum(bin_.count for bin_ in bins) == len(confidences)
 
 
 def test_calibration_error_equals_a_slow_loop() -> None:
