@@ -1,5 +1,6 @@
 """The machine and its software (provenance, as it goes into every summary), and which device and precision to use."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -34,9 +35,8 @@ def describe_machine() -> dict[str, object]:
 
 def processor_name() -> str:
     """The CPU's name as the system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -115,7 +115,9 @@ def describe_commit() -> str:
 def run_git(folder: Path, *arguments: str) -> str:
     """What git prints, or "" where it fails or is absent."""
     try:
-        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, errors="replace", timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
