@@ -169,9 +169,6 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
     except BrokenPipeError:
         drop_results()  # the reader has gone; nothing more can be told
         return 1
-    except MemoryError as error:
-        display.say(f"{program}: {error or 'There is not enough memory: choose a smaller batch size.'}")
-        return 1
     except WorldError as error:
         display.say(f"{program}: {error}")
         return 1
