@@ -48,14 +48,14 @@ def export(
 
 def write_folder(run: Path, output: Path | None, *, trust_code: bool) -> None:
     """Write weights and recipe into a folder, made if it is absent."""
-    from cifar.runs import EXPORTED, write_file
+    from cifar.runs import EXPORTED, open_run, write_files
     from cifar.serving.export import export_folder
 
     target = output or run / EXPORTED
     files, record = export_folder(run, target, trust_code=trust_code)
     target.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        write_file(target / name, content)
+    with open_run(target):
+        write_files(target, files)
     display.result_text(
         f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
     )

@@ -24,6 +24,7 @@ checked against its schema (`schema.py`) when it is read.
 from cifar.runs.names import (
     CARD,
     CHECKPOINT,
+    CHECKSUMS,
     CORRUPTIONS,
     CROSSVAL,
     EVALUATION,
@@ -74,7 +75,7 @@ from cifar.runs.summary import (
 from cifar.runs.weights import checkpoint_writer, load_network, read_checkpoint, tensor_bytes, weights_bytes
 
 __all__ = [
-    "CARD", "CHANGEABLE", "CHECKPOINT", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED", "METRICS",
+    "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED", "METRICS",
     "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT", "SUMMARY", "WEIGHTS",
     "Content", "change_recipe", "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum", "clear",
     "count_test_evaluation", "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run", "load_network",

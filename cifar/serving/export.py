@@ -20,7 +20,7 @@ from cifar.evaluation.metrics import accuracy
 from cifar.evaluation.predict import predict
 from cifar.machine import describe_machine
 from cifar.recipes import to_mapping
-from cifar.runs import EXPORT, RECIPE, WEIGHTS, data_of_run, run_recipe
+from cifar.runs import CHECKSUMS, EXPORT, RECIPE, WEIGHTS, data_of_run, run_recipe
 from cifar.serving.classifier import Classifier, check_finite, load_model
 from cifar.serving.onnx_file import INPUTS, open_session, run_session, to_onnx
 from cifar.serving.quantise import quantise
@@ -47,7 +47,7 @@ def export_folder(run: Path, target: Path, *, trust_code: bool = False) -> tuple
         WorldError: the weights cannot be read.
     """
     classifier = load_model(run, device="cpu", trust_code=trust_code)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / EXPORT).exists())):
+    if target.exists() and not (target.is_dir() and may_hold_export(target)):
         raise InputError(f"{target} already holds something else: choose another with --output.")
     if target.resolve() == run.resolve():
         raise InputError(f"{target} is the run itself: choose another folder with --output.")
@@ -55,6 +55,12 @@ def export_folder(run: Path, target: Path, *, trust_code: bool = False) -> tuple
     record = describe(run, classifier) | {"format": "safetensors", "file": WEIGHTS, "bytes": len(weights)}
     files = {WEIGHTS: weights, RECIPE: (run / RECIPE).read_bytes(), EXPORT: record_json(record).encode()}
     return files, record
+
+
+def may_hold_export(target: Path) -> bool:
+    """Whether a folder is empty or holds an earlier export, also one that was interrupted before export.json."""
+    names = {entry.name for entry in target.iterdir() if not entry.name.endswith(".part")}
+    return not names or EXPORT in names or {CHECKSUMS} <= names <= {CHECKSUMS, RECIPE, WEIGHTS}
 
 
 def export_onnx(run: Path, *, name: str, kind: str = "float", trust_code: bool = False) -> tuple[bytes, dict[str, Any]]:

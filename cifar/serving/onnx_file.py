@@ -99,6 +99,7 @@ def open_session(model: bytes) -> Any:
         import onnxruntime
     except ImportError:
         raise WorldError(f"Running ONNX files needs the package onnxruntime: {INSTALL}.") from None
+    onnxruntime.disable_telemetry_events()  # else it writes a number of this device into the home folder
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     try:
