@@ -102,6 +102,7 @@ OTHER_WRITERS = {
     "bench",
     "models",
     "serving/demo",
+    "serving/intake",
     "training/features",
 }
 
