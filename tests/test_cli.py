@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,22 @@ def test_resume_continues_and_a_finished_run_is_left_alone(
     assert cifar("train", "--resume", tmp_path / "broken") == 0
     assert "finished already" in capsys.readouterr().err
     assert (tmp_path / "broken" / "summary.json").read_text() == before
+
+
+@pytest.mark.parametrize("flags", [
+    ["--data", "empty"], ["--data", "broken.tar"], ["-m", "nowhere:net"], ["-m", "timm:no_such"], ["--set", "momentum=no"],
+    ["-m", "previt", "--weights", "absent.pth"],
+], ids=" ".join)  # fmt: skip
+def test_what_is_refused_overwrites_nothing(
+    flags: list[str], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("broken.tar").write_bytes(b"no archive")
+    shutil.copytree(finished, "good")
+    before = {path: path.read_bytes() for path in Path("good").iterdir()}
+    assert cifar("train", *QUICK, *flags, "-s", "good", "--overwrite") in (1, 2)
+    assert {path: path.read_bytes() for path in Path("good").iterdir()} == before
 
 
 def test_cross_validation_stops_and_resumes_between_folds(

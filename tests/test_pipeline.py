@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from cifar import pipeline
 from cifar.data import cifar10
 from cifar.data.cifar10 import Dataset, Split
+from cifar.errors import InputError, WorldError
 from cifar.models import build_model
 from cifar.pipeline import Job, Stopped, evaluate_run, run_folds, run_one, train_run
 from cifar.recipes import Optimiser, Recipe, recipe_for, to_mapping, with_fields
-from cifar.runs import read_json, run_state
+from cifar.runs import PICTURES, read_json, run_recipe, run_state
 from cifar.training.display import Display
 
 PLAIN = Recipe(model="cnn", epochs=2, batch_size=100, optimiser=Optimiser(lr=0.02))
@@ -133,6 +134,66 @@ def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dat
     again = Stopping()
     assert run_one(job_of(tmp_path, resume=True), sample, display=again) == summary
     assert again.events == [f"{tmp_path} is finished already; `--resume {tmp_path} -e EPOCHS` trains it for longer."]
+
+
+def test_pictures_that_an_interruption_left_out_are_drawn(sample: Dataset, tmp_path: Path) -> None:
+    """The same pictures, without another test evaluation."""
+    summary = run_one(job_of(tmp_path), sample, display=Display())
+    pictures = {name: (tmp_path / name).read_bytes() for name in PICTURES[:4]}
+    for name in pictures:
+        (tmp_path / name).unlink()
+    display = Stopping()
+    assert run_one(job_of(tmp_path, resume=True), sample, display=display) == summary
+    assert {name: (tmp_path / name).read_bytes() for name in pictures} == pictures
+    assert display.events == []
+
+
+def test_an_evaluation_that_was_interrupted_is_counted_and_made_again(
+    sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_one(job_of(tmp_path / "whole"), sample, display=Display())
+
+    def interrupt(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_evaluation", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(job_of(tmp_path / "broken"), sample, display=Display())
+    summary = run_one(job_of(tmp_path / "broken", resume=True), sample, display=Display())
+    assert len(summary["test_readings"]) == 2
+    whole, broken = (read_json(tmp_path / name / "evaluation.json") for name in ("whole", "broken"))
+    assert {key: whole[key] for key in whole if key not in ("run", "prediction_seconds")} == {
+        key: broken[key] for key in broken if key not in ("run", "prediction_seconds")
+    }
+
+
+def test_a_run_is_extended_with_more_epochs(sample: Dataset, tmp_path: Path) -> None:
+    """With a constant rate it equals a run that was that long from the beginning, and is tested again."""
+    run_one(job_of(tmp_path / "whole", with_fields(PLAIN, epochs=3)), sample, display=Display())
+    run_one(job_of(tmp_path / "extended"), sample, display=Display())
+    with pytest.raises(InputError, match="trained for 2 epochs already: give more with -e"):
+        run_one(job_of(tmp_path / "extended", with_fields(PLAIN, lr=0.5), resume=True), sample, display=Display())
+    longer = with_fields(PLAIN, epochs=3)
+    summary = run_one(job_of(tmp_path / "extended", longer, resume=True), sample, display=Display())
+    assert (summary["state"], summary["epochs"], len(summary["test_readings"])) == ("tested", 3, 2)
+    assert [(change["field"], change["epoch"]) for change in summary["changes"]] == [("epochs", 2)]
+    assert run_recipe(tmp_path / "extended") == longer
+    whole = read_json(tmp_path / "whole" / "summary.json")
+    assert summary["test_accuracy"] == whole["test_accuracy"]
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "extended"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_that_is_being_trained_is_neither_resumed_nor_evaluated(sample: Dataset, tmp_path: Path) -> None:
+    class Meanwhile(Display):
+        def end_epoch(self, row: Mapping[str, float], *, is_best: bool) -> None:  # noqa: ARG002
+            with pytest.raises(WorldError, match="another process"):
+                run_one(job_of(tmp_path, resume=True), sample, display=Display())
+            with pytest.raises(WorldError, match="another process"):
+                evaluate(tmp_path, sample, "validation")
+
+    assert run_one(job_of(tmp_path), sample, display=Meanwhile())["state"] == "tested"
 
 
 def test_a_trained_run_is_tested_by_an_evaluation_with_its_own_tta(sample: Dataset, tmp_path: Path) -> None:

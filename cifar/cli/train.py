@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -252,11 +253,10 @@ def frozen(recipe: "Recipe", train_blocks: int) -> "Recipe":
 
 
 def default_folder(name: str) -> Path:
-    """runs/NAME-TIME, which does not exist yet."""
+    """runs/NAME-TIME-xxxx, which no other process chooses in the same second."""
     stem = Path(name).stem.replace(":", "-") if name.endswith(".json") else name.replace(":", "-").replace("/", "-")
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{stem}-{time}"
-    return next(path for path in (folder, *(Path(f"{folder}-{n}") for n in range(2, 100))) if not path.exists())
+    return Path("runs") / f"{stem}-{time}-{secrets.token_hex(2)}"
 
 
 def run_job(job: "Job", data: str) -> None:
