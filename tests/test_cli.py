@@ -237,7 +237,8 @@ def test_resume_continues_and_a_finished_run_is_left_alone(
 
 
 @pytest.mark.parametrize("flags", [
-    ["--data", "empty"], ["--data", "broken.tar"], ["-m", "nowhere:net"], ["-m", "timm:no_such"], ["--set", "momentum=no"],
+    ["--data", "empty"], ["--data", "broken.tar"], ["-m", "nowhere:net"], ["-m", "timm:no_such"],
+    ["--set", "momentum=no"],
     ["-m", "previt", "--weights", "absent.pth"],
 ], ids=" ".join)  # fmt: skip
 def test_what_is_refused_overwrites_nothing(
