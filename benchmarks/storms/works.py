@@ -220,7 +220,7 @@ def digest(path: Path) -> str:
     """A digest of a file's content that counts; the content itself where it is text."""
     readers: dict[str, Callable[[Path], str]] = {
         ".json": json_that_counts, ".csv": rows_that_count, ".npz": arrays_of, ".ckpt": lambda _: "",
-        ".tar": lambda _: "",
+        ".tar": lambda _: "", ".html": undated, ".md": undated,
     }  # fmt: skip
     try:
         return readers.get(path.suffix, sha256_of)(path)
@@ -230,6 +230,11 @@ def digest(path: Path) -> str:
 
 def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def undated(path: Path) -> str:
+    """Text without the moment at which it was written."""
+    return re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?", "", path.read_text())
 
 
 def json_that_counts(path: Path) -> str:
