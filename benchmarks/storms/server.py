@@ -114,6 +114,7 @@ def run_child(command: dict[str, Any]) -> int:
         file = os.open(name, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(file, number)
         os.close(file)
+    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if command["log"] else -1
     os.environ.update(command["env"])
     os.chdir(command["cwd"])
     if command["max_file"]:
@@ -126,7 +127,6 @@ def run_child(command: dict[str, Any]) -> int:
     if command["prepare"]:
         module, _, function = command["prepare"].partition(":")
         getattr(importlib.import_module(module), function)(command)
-    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if command["log"] else -1
     if command["folder"]:
         arm = ctypes.CDLL(None).fault_arm
         arm(command["folder"].encode(), command["number"], command["action"], command["stays"], log)
