@@ -19,7 +19,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from storms.verdicts import write_record  # noqa: E402
 
 # The number of trials that a recorded storm has.
-STORMS = {"kill": 300, "full": 200, "flips": 400, "fuzz": 50_000, "together": 60, "signals": 120, "demo": 1, "memory": 2}
+STORMS = {
+    "kill": 300,
+    "full": 200,
+    "flips": 400,
+    "fuzz": 50_000,
+    "together": 60,
+    "signals": 120,
+    "demo": 1,
+    "memory": 2,
+}
 
 
 def main() -> int:

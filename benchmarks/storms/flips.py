@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from storms.forks import KILL, Command, Forks, Result
+from storms.states import VARIES, copy, differences, state_of
 from storms.verdicts import Tally, bad_ending, trials
-from storms.works import CNN, CPU, TRAIN, VARIES, copy, differences, environment, state_of, succeed
+from storms.works import CNN, CPU, TRAIN, environment, succeed
 
 # What is asked of each folder, and how often.
 COMMANDS: Mapping[str, tuple[tuple[str, ...], ...]] = {

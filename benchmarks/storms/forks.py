@@ -15,7 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 KILL, TEAR = -1, -2  # as in fault.c; other actions are an errno
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,14 @@ def build_fault(folder: Path) -> Path:
 
 
 class Forks:
-    """The server, as a context; `run` runs one command, `run_together` several at the same time."""
+    """The server, as a context; `run` runs one command, `run_together` several at the same time.
+
+    Args:
+        few: import only what a training needs; other commands start as slowly as ever.
+    """
+
+    def __init__(self, *, few: bool = False) -> None:
+        self._few = few
 
     def __enter__(self) -> "Forks":
         self._folder = tempfile.TemporaryDirectory(prefix="storm-server-")
@@ -90,7 +97,7 @@ class Forks:
             "LD_PRELOAD": str(library), "PYTHONPATH": os.pathsep.join(filter(None, paths)), "WANDB_MODE": "offline",
             "COLUMNS": "200",
         }  # fmt: skip
-        command = [sys.executable, str(FOLDER / "server.py")]
+        command = [sys.executable, str(FOLDER / "server.py"), *(["few"] if self._few else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         if self._answer() != "ready\n":
             raise RuntimeError("The server of the storms did not start.")
@@ -98,8 +105,10 @@ class Forks:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
         self._folder.cleanup()
 
     def _answer(self) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from storms.forks import Forks, Result
 from storms.kill import points
+from storms.states import copy, differences, state_of
 from storms.verdicts import Tally, bad_ending, trials
-from storms.works import WORKS, Prepared, copy, differences, prepare, state_of
+from storms.works import WORKS, Prepared, prepare
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 KINDS = ("error", "error", "error", "limit", "disk", "read-only")  # three quarters are injected errors
@@ -104,7 +105,9 @@ def remount(place: Path, options: str) -> None:
 def disk(forks: Forks, prepared: Prepared, place: Path, _turn: int, rng: random.Random) -> str:
     """A real disk that fills up; then it has room again."""
     needed = sum(path.stat().st_size for path in prepared.start.rglob("*") if path.is_file()) / 2**20
-    more = max(0.02, sum(path.stat().st_size for path in prepared.unbroken.rglob("*") if path.is_file()) / 2**20 - needed)
+    more = max(
+        0.02, sum(path.stat().st_size for path in prepared.unbroken.rglob("*") if path.is_file()) / 2**20 - needed
+    )
     room = needed + 0.2 + more * rng.random()
     with mounted(place, room):
         shutil.copytree(prepared.start, place, dirs_exist_ok=True)

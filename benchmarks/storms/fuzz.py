@@ -1,8 +1,8 @@
 """Hostile text and bytes for everything that reads: no traceback, no hang, no flood of memory, nothing executed.
 
-Text comes from Hypothesis, bytes from Atheris (coverage-guided) where it is installed, else from mutations by seed. Each
-kind runs in a process of its own, `storms.fuzzed`, watched from here: one that hangs or dies is started again behind the
-case at fault.
+Text comes from Hypothesis, bytes from Atheris (coverage-guided) where it is installed, else from mutations by seed.
+Each kind runs in a process of its own, `storms.fuzzed`, watched from here: one that hangs or dies is started again behind
+the case at fault.
 """
 
 import json
@@ -47,15 +47,18 @@ def run_kind(kind: str, cases: int, seed: int, folder: Path) -> tuple[int, list[
     state, found = folder / "state.json", folder / "faults.jsonl"
     found.unlink(missing_ok=True)
     tried, ends, engine = 0, [], ""
+    paths = [str(FOLDER.parent), str(FOLDER.parent.parent)]
     while tried < cases and len(ends) < 20:
         state.unlink(missing_ok=True)
         env = os.environ | ONE_THREAD | {
-            "PYTHONPATH": os.pathsep.join([str(FOLDER.parent), str(FOLDER.parent.parent), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
             "CIFAR_HOME": str(folder / "home"), "HOME": str(folder / "home"),
         }  # fmt: skip
         command = [sys.executable, "-m", "storms.fuzzed", kind, str(cases - tried), str(seed + tried), str(folder)]
         with (folder / "output.txt").open("wb") as output:
-            process = subprocess.Popen(command, env=env, stdout=output, stderr=output, cwd=folder, start_new_session=True)
+            process = subprocess.Popen(
+                command, env=env, stdout=output, stderr=output, cwd=folder, start_new_session=True
+            )
             end = watch(process, state)
         done = json.loads(state.read_text()) if state.exists() else {"cases": 0, "engine": ""}
         tried, engine = tried + done["cases"], done["engine"] or engine

@@ -1,7 +1,7 @@
 """The process that `storms.fuzz` watches: one kind of input, case after case.
 
-A case is handed to a reader of the package; it may succeed, or raise InputError or WorldError. Anything else is a fault,
-written at once, since the process may die with a later case. The input of the running case is in case.bin.
+A case is handed to a reader of the package; it may succeed, or raise InputError or WorldError. Anything else is a
+fault, written at once, since the process may die with a later case. The input of the running case is in case.bin.
 """
 
 import contextlib
@@ -90,7 +90,9 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
         elif kind == 3:
             data[at:at] = data[at : at + rng.randrange(1, 64)]
         elif kind == 4:
-            data[at : at + 4] = rng.choice([1, 255, 65_535, 2**31 - 1, 2**32 - 1]).to_bytes(4, rng.choice(["big", "little"]))
+            data[at : at + 4] = rng.choice([1, 255, 65_535, 2**31 - 1, 2**32 - 1]).to_bytes(
+                4, rng.choice(["big", "little"])
+            )
         elif rng.random() < 0.2:
             data = data[:at]
     return bytes(data)

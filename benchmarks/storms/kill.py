@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 from storms.forks import KILL, TEAR, Forks
+from storms.states import copy, differences, state_of
 from storms.verdicts import Tally, bad_ending, trials
-from storms.works import WORKS, Prepared, copy, differences, prepare, state_of
+from storms.works import WORKS, Prepared, prepare
 
 MOST_KILLS = 3  # in one trial, before the command is left in peace
 
@@ -55,7 +56,7 @@ def trial(forks: Forks, prepared: Prepared, place: Path, turn: int, rng: random.
     story = []
     for kills in range(MOST_KILLS + 1):
         argv = prepared.work.argv if not kills else prepared.work.again(place)
-        if kills and rng.random() < 0.6 or kills == MOST_KILLS:
+        if (kills and rng.random() < 0.6) or kills == MOST_KILLS:
             break
         if rng.random() < 0.3:
             moment = rng.uniform(0, prepared.seconds)

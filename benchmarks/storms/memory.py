@@ -54,15 +54,22 @@ WORK = {"train": (TRAIN, EPOCHS), "predict": (PREDICT, PREDICTIONS)}
 
 
 def storm(number: int, seed: int, folder: Path, only: str = "") -> Tally:
-    """Run the storm; `only` is train or predict. A number of trials below 2 runs a tenth of both, to see that it works."""
+    """Run the storm; `only` is train or predict. Fewer than 2 trials run a tenth of both, to see that they work."""
     tally = Tally("memory", seed)
     for name, (code, times) in WORK.items():
         if only in ("", name):
             times = times if number > 1 else times // 10
             growth, first, last = measure(code, times, folder / name)
-            tally.figures[name] = {"times": times, "quarter_bytes": first, "end_bytes": last, "growth": round(growth, 5)}
+            tally.figures[name] = {
+                "times": times,
+                "quarter_bytes": first,
+                "end_bytes": last,
+                "growth": round(growth, 5),
+            }
             # Short work ends before the memory has settled.
-            fault = f"memory changes by {growth:+.2%} over {times:,}" if abs(growth) > MOST_GROWTH and number > 1 else ""
+            fault = (
+                f"memory changes by {growth:+.2%} over {times:,}" if abs(growth) > MOST_GROWTH and number > 1 else ""
+            )
             tally.count(seed, name, fault)
     print()
     return tally

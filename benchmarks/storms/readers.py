@@ -1,4 +1,4 @@
-"""What reads strangers' files and people's typing, and inputs for it: good files to mutate, or a strategy of Hypothesis.
+"""What reads strangers' files and people's typing, with inputs: good files to mutate, or a strategy of Hypothesis.
 
 Each function of READERS prepares a folder and gives a reader with its inputs.
 """
@@ -15,19 +15,23 @@ from typing import Any
 import numpy as np
 
 Reader = Callable[[Any], object]
+PICTURES = (
+    ("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "CMYK"), ("GIF", "P"),
+    ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "F"), ("WEBP", "RGB"), ("PPM", "RGB"), ("ICO", "RGBA"), ("TGA", "RGB"),
+    ("PCX", "L"), ("DDS", "RGB"), ("JPEG2000", "RGB"), ("AVIF", "RGB"), ("SGI", "RGB"), ("ICNS", "RGBA"),
+    ("QOI", "RGB"), ("MSP", "1"), ("XBM", "1"),
+)  # fmt: skip
 
 
 def images(_folder: Path) -> tuple[Reader, list[bytes]]:
     """`read_image` on pictures of every kind that Pillow writes."""
-    from cifar.serving.images import read_image
     from PIL import Image
+
+    from cifar.serving.images import read_image
 
     good = []
     base = Image.linear_gradient("L").resize((40, 33))
-    for kind, mode in (("PNG", "RGB"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "I;16"), ("JPEG", "RGB"), ("JPEG", "CMYK"),
-                       ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "RGB"), ("TIFF", "F"), ("WEBP", "RGB"), ("PPM", "RGB"),
-                       ("ICO", "RGBA"), ("TGA", "RGB"), ("PCX", "L"), ("DDS", "RGB"), ("JPEG2000", "RGB"),
-                       ("AVIF", "RGB"), ("SGI", "RGB"), ("ICNS", "RGBA"), ("QOI", "RGB"), ("MSP", "1"), ("XBM", "1")):  # fmt: skip
+    for kind, mode in PICTURES:
         file = io.BytesIO()
         with contextlib.suppress(Exception):  # of formats that this Pillow does not write
             base.convert("L" if mode == "I;16" else mode).convert(mode).save(file, kind)
@@ -37,8 +41,9 @@ def images(_folder: Path) -> tuple[Reader, list[bytes]]:
 
 def archives(folder: Path) -> tuple[Reader, list[bytes]]:
     """`decode_path` on the official archives and the mirror's, with two images a batch."""
-    from cifar.data.decode import decode_path
     from PIL import Image
+
+    from cifar.data.decode import decode_path
 
     rng = np.random.default_rng(0)
     stems = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -74,6 +79,7 @@ def archive(files: dict[str, bytes], mode: Any) -> bytes:
 def a_run(folder: Path) -> Path:
     """A run folder as an evaluation leaves it, with random weights."""
     import torch
+
     from cifar.models import build_model
     from cifar.recipes import recipe_for
     from cifar.runs import save_weights, write_metrics, write_recipe
@@ -93,6 +99,7 @@ def a_run(folder: Path) -> Path:
 def weights(folder: Path) -> tuple[Reader, list[bytes]]:
     """`load_network` and `read_weights` on safetensors and PyTorch's files."""
     import torch
+
     from cifar.models.weights import read_weights
     from cifar.runs import load_network
 
@@ -120,11 +127,14 @@ def weights(folder: Path) -> tuple[Reader, list[bytes]]:
 
 def onnx(folder: Path) -> tuple[Reader, list[bytes]]:
     """`read_onnx` on a small network."""
-    from cifar.models.onnx_weights import read_onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    from cifar.models.onnx_weights import read_onnx
+
     rng = np.random.default_rng(0)
-    tensors = [numpy_helper.from_array(rng.random((3, 4), dtype=np.float32), name) for name in ("onnx::MatMul_1", "bias")]
+    tensors = [
+        numpy_helper.from_array(rng.random((3, 4), dtype=np.float32), name) for name in ("onnx::MatMul_1", "bias")
+    ]
     node = helper.make_node("MatMul", ["x", "onnx::MatMul_1"], ["y"], name="/blocks/blocks.0/fc/MatMul")
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
     good = helper.make_model(helper.make_graph([node], "net", ends[:1], ends[1:], tensors)).SerializeToString()

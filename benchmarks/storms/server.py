@@ -20,35 +20,41 @@ from pathlib import Path
 from typing import Any
 
 IMPORTS = (
-    "matplotlib.backends.backend_agg", "onnx", "onnxscript", "scipy.optimize", "scipy.stats", "timm",
+    "onnx", "onnxscript", "scipy.optimize", "scipy.stats", "timm",
     "torch.export", "torch.onnx", "torchvision", "torch._dynamo",
 )  # fmt: skip
+FEW = ("cifar.cli", "cifar.pipeline", "cifar.reporting.pictures")
 LATE = {"cifar.__main__", "cifar.serving.demo"}  # not imported: the one runs, the other is heavy
 
 
-def import_all() -> None:
-    """Import the package, and what it imports late."""
+def import_all(*, few: bool) -> None:
+    """Import the package, and what it imports late; or only what a training needs."""
     import cifar
 
-    for module in pkgutil.walk_packages(cifar.__path__, "cifar."):
-        if module.name not in LATE:
-            importlib.import_module(module.name)
-    importlib.import_module("cifar.models.repair").repair_torchvision()
-    for name in IMPORTS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    importlib.import_module("matplotlib.backends.backend_agg")
+    for name in FEW:
+        importlib.import_module(name)
+    if not few:
+        for module in pkgutil.walk_packages(cifar.__path__, "cifar."):
+            if module.name not in LATE:
+                importlib.import_module(module.name)
+        importlib.import_module("cifar.models.repair").repair_torchvision()
+        for name in IMPORTS:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     assert threads == 1, f"{threads} threads would not survive a fork"
 
 
 def serve() -> None:
     """Answer requests until standard input ends."""
-    import_all()
+    import_all(few="few" in sys.argv)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(run_together(json.loads(line))), file=answers, flush=True)
+    os._exit(0)  # the interpreter takes a second to go
 
 
 def run_together(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:

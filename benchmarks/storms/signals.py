@@ -4,14 +4,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from storms.forks import FOLDER, ONE_THREAD, Forks, Result
+from storms.forks import Forks
+from storms.states import copy, differences, state_of
 from storms.verdicts import Tally, bad_ending, trials
-from storms.works import CNN, CPU, TRAIN, Prepared, copy, differences, environment, prepare, state_of
+from storms.works import CNN, CPU, TRAIN, Prepared, fresh, prepare
 
 WORKS = ("train", "cross-validate", "freeze", "evaluate", "export", "data")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -22,8 +21,9 @@ LOCALES: tuple[Mapping[str, str], ...] = (
     {"PYTHONIOENCODING": "shift_jis"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"},
 )  # fmt: skip
 PATHS = (
-    "a run", "run\nof two lines", "läufe", "🐱", os.fsdecode(b"run\xff\xfe"), "r" * 200, "./-run", "deep/er/run", "../place/run",
-    "run/", "it's \"quoted\"", "$(touch evil)", "[bold]run[/bold]", "<b>run", "100%", "a;b&c", "run\x1b[31m", "*", ":run:",
+    "a run", "run\nof two lines", "läufe", "🐱", os.fsdecode(b"run\xff\xfe"), "r" * 200, "./-run", "deep/er/run",
+    "../place/run", "run/", "it's \"quoted\"", "$(touch evil)", "[bold]run[/bold]", "<b>run", "100%", "a;b&c",
+    "run\x1b[31m", "*", ":run:",
 )  # fmt: skip
 ZONES = ("Pacific/Apia", "nowhere", "UTC-14", "")
 
@@ -61,24 +61,6 @@ def by_signal(forks: Forks, prepared: Mapping[str, Prepared], place: Path, turn:
         return f"{story}; then `{' '.join(argv)}`: {wrong}"
     difference = differences(work.expected, state_of(place))
     return f"{story}; then `{' '.join(argv)}`: {difference}" if difference else ""
-
-
-def fresh(
-    argv: Sequence[str], place: Path, *, variables: Mapping[str, str | None] | None = None, shell: str = '"$@"'
-) -> Result:
-    """Run a command in a process of its own, started by a shell that can redirect it."""
-    env: dict[str, str | None] = {**os.environ, **ONE_THREAD, **environment(place), "PYTHONPATH": str(FOLDER.parent.parent)}
-    env |= variables or {}
-    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "cifar", *argv]
-    kept = {name: value for name, value in env.items() if value is not None}
-    try:
-        done = subprocess.run(
-            command, cwd=place, env=kept, capture_output=True, stdin=subprocess.DEVNULL, timeout=120
-        )
-    except subprocess.TimeoutExpired:
-        return Result(-9, "", "", (), 120.0, True)
-    out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-    return Result(done.returncode, out, err, (), 0.0, False)
 
 
 def streams(forks: Forks, prepared: Mapping[str, Prepared], place: Path, turn: int, rng: random.Random) -> str:
@@ -126,7 +108,8 @@ def homes(forks: Forks, prepared: Mapping[str, Prepared], place: Path, turn: int
     work = prepared["train"]
     copy(work.start, place)
     kinds: tuple[dict[str, str | None], ...] = (
-        {"HOME": None}, {"HOME": "/nonexistent"}, {"HOME": ""}, {"HOME": None, "CIFAR_HOME": None, "XDG_CACHE_HOME": None},
+        {"HOME": None}, {"HOME": "/nonexistent"}, {"HOME": ""},
+        {"HOME": None, "CIFAR_HOME": None, "XDG_CACHE_HOME": None},
         {"HOME": "/dev/null", "CIFAR_HOME": "/dev/null/cache", "XDG_CACHE_HOME": "/dev/null/cache"},
     )  # fmt: skip
     if turn % 2 and hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from storms.flips import make_start
 from storms.forks import Command, Forks, Result
+from storms.states import copy, differences, state_of
 from storms.verdicts import Tally, bad_ending, trials
-from storms.works import CNN, CPU, FREEZE, TRAIN, Prepared, copy, differences, environment, prepare, state_of
+from storms.works import CNN, CPU, FREEZE, TRAIN, Prepared, environment, prepare
 
 KINDS = ("train", "data", "freeze", "resume", "overwrite", "evaluate", "kernels")
 LATEST = 0.4  # seconds between the first start and the last
@@ -44,7 +45,9 @@ def subset(expected: dict[str, str], got: dict[str, str], below: str = "") -> st
     return differences(expected, {name: got.get(f"{below}{name}", "absent") for name in expected})
 
 
-def start(forks: Forks, work: Prepared, place: Path, argvs: Sequence[Sequence[str]], delays: list[float]) -> list[Result]:
+def start(
+    forks: Forks, work: Prepared, place: Path, argvs: Sequence[Sequence[str]], delays: list[float]
+) -> list[Result]:
     """Run commands in a place at the same time."""
     return forks.run_together([
         Command(argv, place, environment(place), delay=delay, prepare=work.work.prepare)

@@ -13,9 +13,20 @@ from hypothesis import strategies as st
 from storms.readers import Reader, a_run
 
 NUMBERS = ("0", "-1", "1e400", "nan", "inf", "1e-320", "1e308", str(2**31), str(2**64), "-0", "0x10", "1_0", "٣", "")
-NAMES = ("evil:net", "os:abort", "sys:exit", "builtins:breakpoint", "timm:nothing", "<script>", "../..", "\x00", "[red]")
+NAMES = (
+    "evil:net",
+    "os:abort",
+    "sys:exit",
+    "builtins:breakpoint",
+    "timm:nothing",
+    "<script>",
+    "../..",
+    "\x00",
+    "[red]",
+)
+FLOATS = st.floats(allow_subnormal=False)  # PyTorch may flush denormals in this process
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_subnormal=False), st.text(max_size=20), st.sampled_from([*NUMBERS, *NAMES])),
+    st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, st.text(max_size=20), st.sampled_from([*NUMBERS, *NAMES])),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=8,
 )  # fmt: skip
@@ -113,13 +124,20 @@ def settings(_folder: Path) -> tuple[Reader, Any]:
     from cifar.recipes import RECIPES, recipe_for, to_json, with_settings
     from cifar.recipes.text import FIELDS
 
-    values = st.one_of(st.sampled_from([*NUMBERS, *NAMES]), st.integers().map(str), st.floats(allow_subnormal=False).map(str), st.text(max_size=12))
+    values = st.one_of(
+        st.sampled_from([*NUMBERS, *NAMES]),
+        st.integers().map(str),
+        FLOATS.map(str),
+        st.text(max_size=12),
+    )
     pairs = st.tuples(st.one_of(st.sampled_from(sorted(FIELDS)), st.text(max_size=8)), values).map("=".join)
 
     def read(case: tuple[str, list[str]]) -> None:
         to_json(with_settings(recipe_for(case[0]), case[1]))
 
-    return read, st.tuples(st.sampled_from(sorted(RECIPES)), st.lists(st.one_of(pairs, st.text(max_size=9)), max_size=4))
+    return read, st.tuples(
+        st.sampled_from(sorted(RECIPES)), st.lists(st.one_of(pairs, st.text(max_size=9)), max_size=4)
+    )
 
 
 def recipes(folder: Path) -> tuple[Reader, Any]:
@@ -147,11 +165,14 @@ def commands(folder: Path) -> tuple[Reader, Any]:
         "predict": ["--json", "--csv", "--top", "--tta", "--batch-size", "-d"], "push": ["--dry-run", "--private"],
     }  # fmt: skip
     words = st.one_of(
-        st.sampled_from([*NUMBERS, *NAMES, "cnn", "vit", "sample", "test", "none", "cpu", "run", str(run), ".", "/dev/null", "-"]),
+        st.sampled_from([*NUMBERS, *NAMES, "cnn", "vit", "sample", "test", "none", "cpu", "run", str(run), "."]),
+        st.sampled_from(["/dev/null", "-", "--"]),
         st.text(max_size=8), st.integers().map(str),
     )  # fmt: skip
     lines = st.sampled_from(sorted(verbs)).flatmap(
-        lambda verb: st.tuples(st.just(verb), st.lists(st.one_of(st.sampled_from([*verbs[verb], "-h"]), words), max_size=6))
+        lambda verb: st.tuples(
+            st.just(verb), st.lists(st.one_of(st.sampled_from([*verbs[verb], "-h"]), words), max_size=6)
+        )
     )
 
     def read(case: tuple[str, list[str]]) -> None:

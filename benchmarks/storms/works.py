@@ -1,19 +1,20 @@
 """The commands that storms break: what each needs, how it is repeated, and everything that it leaves."""
 
-import csv
 import hashlib
-import json
+import io
 import os
-import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storms.forks import Command, Forks, Result
+from storms.forks import FOLDER, ONE_THREAD, Command, Forks, Result
+from storms.states import copy, differences, state_of
 
 CPU = ("-d", "cpu")
 TRAIN = ("train", "--data", "sample", "-s", "run", *CPU)
@@ -22,10 +23,6 @@ TINY = "test_vit.r160_in1k"  # timm's own, for tests: 0.4 million parameters
 FREEZE = ("-m", "previt", "-e", "2", "-l", "0.01", "--freeze", "--weights", "tiny.safetensors",
           "--set", f"model_name={TINY}", "--set", "image_size=32", "--set", "early_image_size=0",
           "--set", "early_epochs=0")  # fmt: skip
-# What differs between two unbroken runs, or counts what was broken.
-VARIES = re.compile(
-    r"second|time|date|sitting|reading|command|commit|milli|pid|host|checkpoint|lowest|highest|wandb", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,12 @@ def environment(place: Path) -> dict[str, str]:
     return {"CIFAR_HOME": str(place / "home"), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
 
 
-def prepare(forks: Forks, name: str, folder: Path) -> Prepared:
-    """Run a work unbroken, twice: what it leaves must not vary.
+def prepare(forks: Forks, name: str, folder: Path, *, twice: bool = True) -> Prepared:
+    """Run a work unbroken, in a fork and in a process of its own: both have to leave the same.
 
     Args:
         folder: an empty one, for what it makes.
+        twice: else in a fork alone.
 
     Raises:
         RuntimeError: the unbroken command fails, or differs from itself.
@@ -107,18 +105,41 @@ def prepare(forks: Forks, name: str, folder: Path) -> Prepared:
     first = Prepared(work, start, {}, (), 0.0, start)
     for argv in work.before:
         succeed(forks.run(first.command(start, argv)))
-    warm = copy(start, folder / "warm")
-    succeed(forks.run(first.command(warm, work.argv)))
-    if (warm / "home" / "kernels").is_dir():  # compiled: not for every trial again
-        shutil.copytree(warm / "home" / "kernels", start / "home" / "kernels", dirs_exist_ok=True)
-    states = []
-    for number in range(2):
-        place = copy(start, folder / f"unbroken-{number}")
-        result = succeed(forks.run(first.command(place, work.argv)))
-        states.append(state_of(place))
-    if difference := differences(*states):
+    if twice:
+        warm = copy(start, folder / "warm")
+        again = fresh(work.argv, warm) if not work.prepare else forks.run(first.command(warm, work.argv))
+        succeed(again)
+        if (warm / "home" / "kernels").is_dir():  # compiled: not for every trial again
+            shutil.copytree(warm / "home" / "kernels", start / "home" / "kernels", dirs_exist_ok=True)
+    place = copy(start, folder / "unbroken")
+    result = succeed(forks.run(first.command(place, work.argv)))
+    expected = state_of(place)
+    if twice and (difference := differences(expected, state_of(warm))):
         raise RuntimeError(f"{name} is not repeatable: {difference}")
-    return Prepared(work, start, states[0], result.operations, result.seconds, place)
+    return Prepared(work, start, expected, result.operations, result.seconds, place)
+
+
+def fresh(
+    argv: Sequence[str], place: Path, *, variables: Mapping[str, str | None] | None = None, shell: str = '"$@"'
+) -> Result:
+    """Run a command in a process of its own, started by a shell that can redirect it.
+
+    Args:
+        argv: after the program's name.
+        place: the folder it runs in.
+        variables: of the environment; None removes one.
+        shell: the line that starts it.
+    """
+    env: dict[str, str | None] = {**os.environ, **ONE_THREAD, **environment(place)}
+    env |= {"PYTHONPATH": str(FOLDER.parent.parent), "COLUMNS": "200"} | dict(variables or {})
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "cifar", *argv]
+    kept = {name: value for name, value in env.items() if value is not None}
+    try:
+        done = subprocess.run(command, cwd=place, env=kept, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    except subprocess.TimeoutExpired:
+        return Result(-9, "", "", (), 120.0, True)
+    out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    return Result(done.returncode, out, err, (), 0.0, False)
 
 
 def make_tiny(start: Path, name: str) -> None:
@@ -143,6 +164,7 @@ def seeded_generator() -> Any:
 def tiny_shapes() -> dict[str, tuple[int, ...]]:
     """The tensors of the tiny network, by name."""
     import torch
+
     from cifar.models.repair import repair_torchvision
 
     repair_torchvision()
@@ -157,7 +179,7 @@ NUM_BATCH, NUM_TEST = 40, 20  # images in the stand-in for CIFAR-10
 
 
 def stand_in() -> bytes:
-    """Records of random labels and pixels, of six batches one after another, as the official binary version has them."""
+    """Records of random labels and pixels, six batches one after another, as in the official binary version."""
     rng = seeded_generator()
     records = rng.integers(0, 256, (5 * NUM_BATCH + NUM_TEST, 3073), dtype="uint8")
     records[:, 0] %= 10
@@ -166,8 +188,6 @@ def stand_in() -> bytes:
 
 def write_archive(path: Path) -> None:
     """An archive in the official binary format, of a few random images."""
-    import io
-
     content = stand_in()
     with tarfile.open(path, "w") as archive:
         for number, name in enumerate([*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]):
@@ -190,12 +210,6 @@ def other_cifar10(_command: object) -> None:
     cifar10.SHA256["CIFAR-10"].update({name: hashlib.sha256(data).hexdigest() for name, data in joined.items()})
 
 
-def copy(source: Path, target: Path) -> Path:
-    """Copy a folder, replacing what is there."""
-    shutil.rmtree(target, ignore_errors=True)
-    return Path(shutil.copytree(source, target, symlinks=True))
-
-
 def succeed(result: Result) -> Result:
     """The result of a command that must not fail.
 
@@ -205,75 +219,3 @@ def succeed(result: Result) -> Result:
     if result.code:
         raise RuntimeError(f"An unbroken command ends with {result.code}: {result.err[-2000:]}")
     return result
-
-
-def state_of(place: Path) -> dict[str, str]:
-    """What lies in a folder: a digest of every file, without what varies from run to run.
-
-    Leftovers count, so that two states are equal only where nothing is left over.
-    """
-    files = (Path(folder) / name for folder, _, names in os.walk(place) for name in names)
-    return {str(file.relative_to(place)): digest(file) for file in sorted(files) if "kernels" not in file.parts}
-
-
-def digest(path: Path) -> str:
-    """A digest of a file's content that counts; the content itself where it is text."""
-    readers: dict[str, Callable[[Path], str]] = {
-        ".json": json_that_counts, ".csv": rows_that_count, ".npz": arrays_of, ".ckpt": lambda _: "",
-        ".tar": lambda _: "", ".html": undated, ".md": undated,
-    }  # fmt: skip
-    try:
-        return readers.get(path.suffix, sha256_of)(path)
-    except Exception as error:
-        return f"unreadable: {error!r}"
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def undated(path: Path) -> str:
-    """Text without the moment at which it was written."""
-    return re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?", "", path.read_text())
-
-
-def json_that_counts(path: Path) -> str:
-    """JSON without times and counts of attempts."""
-
-    def keep(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: keep(entry) for key, entry in value.items() if not VARIES.search(key)}
-        return [keep(entry) for entry in value] if isinstance(value, list) else value
-
-    value = json.loads(path.read_text())
-    if path.name == "source.json":  # the stamp is of this copy of the archive
-        value.pop("stamp", None)
-        value.pop("source", None)
-    return json.dumps(keep(value), sort_keys=True)
-
-
-def rows_that_count(path: Path) -> str:
-    """The rows of a CSV file without columns of times."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return json.dumps([{key: value for key, value in row.items() if not VARIES.search(key)} for row in rows])
-
-
-def arrays_of(path: Path) -> str:
-    """A digest of the arrays in an .npz file."""
-    import numpy as np
-
-    content = hashlib.sha256()
-    with np.load(path) as arrays:
-        for name in sorted(arrays):
-            content.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
-    return content.hexdigest()
-
-
-def differences(expected: Mapping[str, str], got: Mapping[str, str]) -> str:
-    """In words, how two states differ; "" if they do not."""
-    absent, more = sorted(expected.keys() - got.keys()), sorted(got.keys() - expected.keys())
-    other = [name for name in sorted(expected.keys() & got.keys()) if expected[name] != got[name]]
-    parts = [f"{label} {', '.join(names)}" for label, names in
-             (("absent:", absent), ("left over:", more), ("other:", other)) if names]  # fmt: skip
-    return "; ".join(parts)
