@@ -1,8 +1,8 @@
 """Hostile text and bytes for everything that reads: no traceback, no hang, no flood of memory, nothing executed.
 
 Text comes from Hypothesis, bytes from Atheris (coverage-guided) where it is installed, else from mutations by seed.
-Each kind runs in a process of its own, `storms.fuzzed`, watched from here: one that hangs or dies is started again behind
-the case at fault.
+Each kind runs in a process of its own, `storms.fuzzed`, watched from here: one that hangs or dies is started again
+behind the case at fault.
 """
 
 import json

@@ -26,7 +26,7 @@ NAMES = (
 )
 FLOATS = st.floats(allow_subnormal=False)  # PyTorch may flush denormals in this process
 VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, st.text(max_size=20), st.sampled_from([*NUMBERS, *NAMES])),
+    st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, st.text(max_size=20), st.sampled_from(NUMBERS + NAMES)),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)),
     max_leaves=8,
 )  # fmt: skip

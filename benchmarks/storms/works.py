@@ -84,7 +84,7 @@ class Prepared:
 
 def environment(place: Path) -> dict[str, str]:
     """The variables of a command: a cache of its own, and a home outside that no trial looks at."""
-    home = Path(tempfile.gettempdir()) / "storm-home"
+    home = Path(tempfile.gettempdir()) / f"storm-home-{os.getuid()}"
     home.mkdir(exist_ok=True)
     return {"CIFAR_HOME": str(place / "home"), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
 
