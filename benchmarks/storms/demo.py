@@ -35,7 +35,7 @@ def storm(number: int, seed: int, folder: Path, only: str = "") -> Tally:
         except ValueError:
             tally.count(seed, name, f"no figures: {done.stderr[-300:]}")
             continue
-        fault = f"{figures['lost']} lost, {figures['wrong']} wrong, memory {figures['memory']}"
+        fault = f"{figures['lost']} lost, {figures['wrong']} wrong, let in {figures.get('let_in')}, {figures['memory']}"
         tally.count(seed, name, fault if done.returncode else "")
     print()
     return tally
