@@ -52,8 +52,17 @@ def undated(path: Path) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?", "", path.read_text())
 
 
+def checksums_that_hold(path: Path) -> str:
+    """The names in checksums.json, and whether what is recorded last is what each file holds."""
+    return json.dumps({
+        name: known[-1] == sha256_of(path.with_name(name)) for name, known in json.loads(path.read_text()).items()
+    })  # fmt: skip
+
+
 def json_that_counts(path: Path) -> str:
     """JSON without times and counts of attempts."""
+    if path.name == "checksums.json":
+        return checksums_that_hold(path)
 
     def keep(value: Any) -> Any:
         if isinstance(value, dict):

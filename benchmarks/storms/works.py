@@ -18,7 +18,7 @@ from storms.states import copy, differences, state_of
 
 CPU = ("-d", "cpu")
 TRAIN = ("train", "--data", "sample", "-s", "run", *CPU)
-CNN = ("-m", "cnn", "-l", "0.003", "-e")
+CNN = ("-m", "cnn", "-l", "0.003", "--checkpoint-minutes", "0.0005", "-e")  # several within an epoch
 TINY = "test_vit.r160_in1k"  # timm's own, for tests: 0.4 million parameters
 FREEZE = ("-m", "previt", "-e", "2", "-l", "0.01", "--freeze", "--weights", "tiny.safetensors",
           "--set", f"model_name={TINY}", "--set", "image_size=32", "--set", "early_image_size=0",
