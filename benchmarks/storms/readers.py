@@ -79,20 +79,21 @@ def archive(files: dict[str, bytes], mode: Any) -> bytes:
 def a_run(folder: Path) -> Path:
     """A run folder as an evaluation leaves it, with random weights."""
     import torch
+    from safetensors.torch import save
 
     from cifar.models import build_model
-    from cifar.recipes import recipe_for
-    from cifar.runs import save_weights, write_metrics, write_recipe
+    from cifar.recipes import recipe_for, to_json
 
     run = folder / "run"
     run.mkdir(exist_ok=True)
     recipe = recipe_for("cnn")
-    write_recipe(run, recipe)
     torch.manual_seed(0)
-    save_weights(run, build_model(recipe).state_dict())
-    row = {"epoch": 1, "train_loss": 2.3, "train_accuracy": 0.1, "validation_loss": 2.3, "validation_accuracy": 0.1,
-           "lr": 0.1, "seconds": 1.0, "images_per_second": 900.0}  # fmt: skip
-    write_metrics(run, [row, row | {"epoch": 2}])
+    (run / "recipe.json").write_text(to_json(recipe))
+    (run / "model.safetensors").write_bytes(save(build_model(recipe).state_dict()))
+    names = (
+        "epoch,learning_rate,train_loss,train_accuracy,validation_loss,validation_accuracy,seconds,images_per_second"
+    )
+    (run / "metrics.csv").write_text(f"{names}\n1,0.1,2.3,0.1,2.3,0.1,1.0,900\n2,0.1,2.2,0.1,2.3,0.1,1.0,900\n")
     return run
 
 
