@@ -93,7 +93,9 @@ def a_run(folder: Path) -> Path:
     names = (
         "epoch,learning_rate,train_loss,train_accuracy,validation_loss,validation_accuracy,seconds,images_per_second"
     )
-    (run / "metrics.csv").write_text(f"{names}\n1,0.1,2.3,0.1,2.3,0.1,1.0,900\n2,0.1,2.2,0.1,2.3,0.1,1.0,900\n")
+    (run / "metrics.csv").write_text(
+        f"{names},seconds,images_per_second\n1,0.1,2.3,0.1,2.3,0.1,1.0,900\n2,0.1,2.2,0.1,2.3,0.1,1.0,900\n"
+    )
     return run
 
 
