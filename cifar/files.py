@@ -73,7 +73,7 @@ def staged(path: Path, write: Write) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             temporary, file = new_temporary(path)
-            stack.callback(temporary.unlink, missing_ok=True)
+            stack.callback(discard, temporary)
             stack.callback(file.close)
             write(file)
             file.flush()
@@ -94,6 +94,12 @@ def new_temporary(path: Path) -> tuple[Path, IO[bytes]]:
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
         file.close()  # taken for a leftover before it was locked
+
+
+def discard(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:

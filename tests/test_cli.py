@@ -199,7 +199,11 @@ def test_ctrl_c_saves_everything_and_says_how_to_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = [*QUICK[:3], "400", *QUICK[4:]]
     process = subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *flags, "-s", folder], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, ROOT / "train.py", *flags, "-s", folder],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
     )
     deadline = time.monotonic() + 60
     while not (folder / "last.ckpt").exists() and time.monotonic() < deadline:

@@ -38,12 +38,12 @@ train(recipe, images.select(order[:100]), images.select(order[100:150]), folder=
 PREDICT = """
 from cifar import load_model
 from cifar.models import build_model
-from cifar.recipes import recipe_for
-from cifar.runs import save_weights, write_recipe
+from cifar.recipes import recipe_for, to_json
+from cifar.runs import weights_bytes, write_files
 recipe = recipe_for("resnet")
 torch.manual_seed(0)
-write_recipe(folder, recipe)
-save_weights(folder, build_model(recipe).state_dict())
+state = build_model(recipe).state_dict()
+write_files(folder, {"recipe.json": to_json(recipe), "model.safetensors": weights_bytes(state)})
 classifier = load_model(folder, device="cpu")
 for index in range(number):
     classifier.predict(images.images[index % 1000])

@@ -24,7 +24,7 @@ from cifar.cli import app, run_app
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
 from cifar.files import write_json
-from cifar.runs import save_weights
+from cifar.runs import weights_bytes, write_files
 from cifar.serving.classifier import Predictions
 
 Captured = pytest.CaptureFixture[str]
@@ -211,7 +211,7 @@ def changed_weights(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]
     """A run whose first weights are others."""
     state = load_file(make_untrained(folder, "cnn") / "model.safetensors")
     name = next(name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim == 4)
-    save_weights(folder, state | {name: change(state[name])})
+    write_files(folder, {"model.safetensors": weights_bytes(state | {name: change(state[name])})})
     return folder
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_runs import summary_of
 
 from cifar.cli import app, run_app
 from cifar.files import write_json
 from cifar.recipes import recipe_for, with_fields
-from cifar.runs import read_metrics, wandb_id, write_metrics
+from cifar.runs import metrics_text, read_metrics, wandb_id, write_files
+from cifar.runs.results import COLUMNS
 from cifar.training import loggers
 from cifar.training.loggers import Tolerated, open_loggers
 
@@ -132,9 +134,9 @@ def scalars(folder: Path) -> dict[int, list[float]]:
 
 def test_tensorboard_shows_each_epoch_once_after_a_kill(tmp_path: Path) -> None:
     """The killed run had logged an epoch that it did not keep, and not one that it kept."""
-    rows = [{"epoch": epoch, "train_loss": 1.0 / epoch} for epoch in (1, 2, 3)]
-    for kept, logged in ((1, [rows[0], {"epoch": 2, "train_loss": 9.0}]), (3, [])):
-        write_metrics(tmp_path, rows[:kept])
+    rows = [dict.fromkeys(COLUMNS, 0.5) | {"epoch": epoch, "train_loss": 1.0 / epoch} for epoch in (1, 2, 3)]
+    for kept, logged in ((1, [rows[0], rows[1] | {"train_loss": 9.0}]), (3, [])):
+        write_files(tmp_path, {"metrics.csv": metrics_text(rows[:kept])})
         (logger,) = open_loggers(tmp_path, recipe=recipe_for("cnn"), wandb_id="", tensorboard=True, say=print)
         for row in logged[1:]:
             logger.log(row)
@@ -165,7 +167,7 @@ def test_folds_of_two_cross_validations_are_told_apart(tmp_path: Path, monkeypat
     for name in ("first", "second"):
         folder = tmp_path / name / "fold-0"
         folder.mkdir(parents=True)
-        write_json(folder / "summary.json", {})
+        write_json(folder / "summary.json", summary_of())
         loggers.WandbLogger(folder, recipe=recipe, run_id=wandb_id(folder), say=print)
     assert [options["name"] for options in begun] == ["first/fold-0", "second/fold-0"]
     assert begun[0]["id"] != begun[1]["id"]
