@@ -184,13 +184,11 @@ def sync_folder(folder: Path) -> None:
 def write_whole(path: Path, write: Write) -> None:
     """Write a file that is either all there or not there: `write` gets a temporary file, which then takes the name.
 
-    A link stays, and the file that it names is written.
+    A link is replaced, not followed.
 
     Raises:
         OSError: names the path; nothing half-written stays.
     """
-    if path.is_symlink():
-        path = path.resolve()
     with staged(path, write) as temporary:
         temporary.replace(path)
         sync_folder(path.parent)

@@ -30,6 +30,7 @@ from cifar.runs import (
     run_state,
     wandb_id,
     weights_bytes,
+    write_file,
     write_files,
 )
 from cifar.runs.results import COLUMNS
@@ -259,10 +260,10 @@ def test_pipes_and_devices_are_neither_replaced_nor_waited_for(tmp_path: Path) -
         write_json(tmp_path / "summary.json", {})
     with pytest.raises(WorldError, match=r"summary\.json cannot be read \(it is no regular file\)"):
         read_json(tmp_path / "summary.json")
-    (tmp_path / "link").symlink_to(tmp_path / "target.json")
-    write_json(tmp_path / "link", {"a": 1})
+    (tmp_path / "link").symlink_to(tmp_path / "target.html")
+    write_file(tmp_path / "link", "a report")
     assert (tmp_path / "link").is_symlink()
-    assert read_json(tmp_path / "target.json") == {"a": 1}
+    assert (tmp_path / "target.html").read_text() == "a report"
 
 
 DAMAGE: list[object] = [

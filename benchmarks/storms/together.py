@@ -96,7 +96,7 @@ def evaluate(forks: Forks, prepared: dict[str, Prepared], begun: Path, place: Pa
 def whole(work: Prepared, place: Path) -> str:
     """How the run `stopped` differs from an unbroken one, but for its name in pictures and records."""
     expected = {name: text for name, text in work.expected.items() if name.startswith("run/")}
-    kept = {name.replace("run/", "stopped/", 1): text.replace('"run"', '"stopped"')
+    kept = {name.replace("run/", "stopped/", 1): text.replace('"run": "run"', '"run": "stopped"')
             for name, text in expected.items() if not name.endswith(".png")}  # fmt: skip
     return subset(kept, state_of(place))
 

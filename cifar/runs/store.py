@@ -205,10 +205,13 @@ def write_files(folder: Path, contents: Mapping[str, Content]) -> None:
 def write_file(path: Path, content: bytes | str) -> None:
     """Write a file that is made of a run, such as a picture or a report, whole or not at all; it has no checksum.
 
+    A link stays, and the file that it names is written.
+
     Raises:
         WorldError: it cannot be written.
     """
     with explained(path):
+        path = path.resolve() if path.is_symlink() else path
         write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
 
 

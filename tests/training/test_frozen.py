@@ -158,7 +158,7 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> list[Doubling]:
     """The frozen parts that are made, each of which is computed once over all images."""
     made: list[Doubling] = []
     monkeypatch.setattr(features, "FrozenPart", lambda *_: made.append(Doubling()) or made[-1])
-    monkeypatch.setattr(features, "build_model", lambda _: Pretrained.__new__(Pretrained))
+    monkeypatch.setattr(features, "build_model", lambda *_, **__: Pretrained.__new__(Pretrained))
     monkeypatch.setattr(features, "freeze", lambda *_: None)
     monkeypatch.setattr(features, "activations_key", lambda *_: "key")
     return made
