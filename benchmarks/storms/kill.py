@@ -72,9 +72,10 @@ def trial(forks: Forks, prepared: Prepared, place: Path, turn: int, rng: random.
         if not result.killed:
             if wrong := bad_ending(result, codes=[0]):
                 return f"{'; '.join(story)}; then `{' '.join(argv)}`: {wrong}"
-            break
-    result = forks.run(prepared.command(place, argv))
-    if wrong := bad_ending(result, codes=[0]):
-        return f"{'; '.join(story)}; then `{' '.join(argv)}`: {wrong}"
+            break  # it had ended by itself
+    if result.killed:
+        result = forks.run(prepared.command(place, argv))
+        if wrong := bad_ending(result, codes=[0]):
+            return f"{'; '.join(story)}; then `{' '.join(argv)}`: {wrong}"
     difference = differences(prepared.expected, state_of(place))
     return f"{'; '.join(story)}; then `{' '.join(argv)}`: {difference}" if difference else ""
