@@ -76,7 +76,7 @@ def test_killed_before_a_checkpoint_gets_its_name_and_resumed(
     forks: Forks, prepared: works.Prepared, tmp_path: Path
 ) -> None:
     place = copy(prepared.start, tmp_path / "place")
-    number = max(n for n, line in enumerate(prepared.operations, 1) if " rename " in line and "last.ckpt" in line)
+    number = min(n for n, line in enumerate(prepared.operations, 1) if " rename " in line and "last.ckpt" in line)
     assert forks.run(prepared.command(place, prepared.work.argv, number=number, action=KILL)).killed
     result = forks.run(prepared.command(place, prepared.work.again(place)))
     assert bad_ending(result, codes=[0]) == ""

@@ -107,6 +107,7 @@ def test_a_result_that_cannot_be_printed_ends_nothing(
         os.close(reader)
         stream = os.fdopen(writer, "w")
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(display, "stdout", display.Printer())  # it keeps what it could not print
     with TerminalDisplay() as shown:
         shown.result(summary, Path("runs/mine"))
     stream.close()  # what waited is dropped

@@ -81,7 +81,7 @@ def test_exports_go_into_the_run_folder_by_default(run: Path, tmp_path: Path, ca
     }
     assert load_model(copy / "exported").recipe == load_model(copy).recipe
     assert export(run, "--format", "safetensors", "--output", tmp_path / "plain") == 0
-    assert names(tmp_path / "plain") == {"recipe.json", "model.safetensors", "export.json"}
+    assert names(tmp_path / "plain") == {"recipe.json", "model.safetensors", "export.json", "checksums.json"}
 
 
 EARLIER = {"net.onnx": b"earlier", "net-int8.onnx": b"earlier too", "export.json": b"{}"}
