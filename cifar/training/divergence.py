@@ -35,7 +35,9 @@ def diverged(recipe: Recipe, state: State, *, folder: Path, what: str) -> WorldE
     moment = f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"the end of epoch {state.epoch}"
     sentence = f"The training diverged by {moment}: {what} (peak learning rate {rate:g}{skipped})"
     if state.saved is None:
-        return WorldError(f"{sentence}. Nothing was saved before: train again with -l {rate / 3:.2g} or lower.")
+        return WorldError(
+            f"{sentence}. Nothing was saved before: train again with --overwrite and -l {rate / 3:.2g} or lower."
+        )
     epoch, step = state.saved
     place = f"after epoch {epoch}" if step == 0 else f"after step {step} of epoch {epoch + 1}"
     resume = f"cifar train --resume {shlex.quote(str(folder))}"

@@ -52,7 +52,9 @@ def test_a_bad_loss_stops_the_training_within_the_epoch(
 
 
 def test_divergence_before_the_first_checkpoint_says_so(few: tuple[Split, Split], tmp_path: Path) -> None:
-    with pytest.raises(WorldError, match=r"Nothing was saved before: train again with -l 3.3e\+14 or lower"):
+    with pytest.raises(
+        WorldError, match=r"Nothing was saved before: train again with --overwrite and -l 3.3e\+14 or lower"
+    ):
         train(with_fields(BAD, model="resnet20", lr=1e15), *few, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
