@@ -201,6 +201,13 @@ def test_a_killed_process_leaves_no_lock_and_its_leftovers_are_removed(tmp_path:
         assert names(tmp_path / "run") == [".mine.part", "checksums.json", "recipe.json", "summary.json"]
 
 
+def test_a_picture_that_a_killed_process_left_half_written_goes_with_the_next(tmp_path: Path) -> None:
+    for name in (".sheet.png.01234567.part", ".other.png.01234567.part", ".sheet.png.mine.part"):
+        (tmp_path / name).write_text("")
+    write_file(tmp_path / "sheet.png", b"")
+    assert names(tmp_path) == [".other.png.01234567.part", ".sheet.png.mine.part", "sheet.png"]
+
+
 def test_a_temporary_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
     with staged(tmp_path / "file", lambda file: file.write(b"half")) as temporary:
         remove_leftovers(tmp_path)

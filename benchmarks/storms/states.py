@@ -55,7 +55,8 @@ def undated(path: Path) -> str:
 def checksums_that_hold(path: Path) -> str:
     """The names in checksums.json, and whether what is recorded last is what each file holds."""
     return json.dumps({
-        name: known[-1] == sha256_of(path.with_name(name)) for name, known in json.loads(path.read_text()).items()
+        name: known[-1] == sha256_of(path.with_name(name))
+        for name, known in sorted(json.loads(path.read_text()).items())
     })  # fmt: skip
 
 

@@ -212,6 +212,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     """
     with explained(path):
         path = path.resolve() if path.is_symlink() else path
+        remove_leftovers(path.parent, of=path.name)
         write_text(path, content) if isinstance(content, str) else write_bytes(path, content)
 
 
