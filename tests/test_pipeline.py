@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cifar import pipeline
 from cifar.data import cifar10
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import InputError, WorldError
 from cifar.models import build_model
-from cifar.pipeline import Job, Stopped, evaluate_run, run_folds, run_one, train_run
+from cifar.pipeline import Job, Stopped, evaluate_run, run, run_folds, run_one, train_run
+from cifar.pipeline import evaluation as evaluations
 from cifar.recipes import Optimiser, Recipe, recipe_for, to_mapping, with_fields
 from cifar.runs import PICTURES, read_json, run_recipe, run_state
 from cifar.training.display import Display
@@ -56,7 +56,7 @@ def test_training_never_opens_the_test_split(sample: Dataset, monkeypatch: pytes
         assert part == "train", "training asked for the test split"
         return real(dataset, part)
 
-    monkeypatch.setattr(pipeline, "load", only_train)
+    monkeypatch.setattr(run, "load", only_train)
     recipe = with_fields(PLAIN, epochs=1, num_folds=5, fold=3)
     train_run(job_of(tmp_path, recipe), sample, display=Display())
     summary = read_json(tmp_path / "summary.json")
@@ -157,7 +157,7 @@ def test_an_evaluation_that_was_interrupted_is_counted_and_made_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_evaluation", interrupt)
+        patch.setattr(evaluations, "write_evaluation", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_one(job_of(tmp_path / "broken"), sample, display=Display())
     summary = run_one(job_of(tmp_path / "broken", resume=True), sample, display=Display())
@@ -228,7 +228,7 @@ def test_folds_of_two_cross_validations_are_different_runs_on_wandb(
     sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids: list[str] = []
-    monkeypatch.setattr(pipeline, "open_loggers", lambda *_, wandb_id, **__: ids.append(wandb_id) or [])
+    monkeypatch.setattr(run, "open_loggers", lambda *_, wandb_id, **__: ids.append(wandb_id) or [])
     recipe = with_fields(PLAIN, epochs=1, num_folds=2)
     for name in ("first", "second"):
         run_folds(Job(recipe, tmp_path / name, wandb=True), sample, display=Display())

@@ -16,11 +16,12 @@
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
 A run's state, in summary.json, is "unfinished", "trained" (the best weights are final) or "tested" (so is the result).
-A folder with summary.json is a run, one with crossval.json a cross-validation; both are created whole (`store.py`).
+A folder with summary.json is a run, one with crossval.json a cross-validation; both are created whole (`creation.py`).
 Whoever writes a run holds its folder; every file is flushed to the disk before it takes its name, and is verified and
 checked against its schema (`schema.py`) when it is read.
 """
 
+from cifar.runs.creation import clear, new_run
 from cifar.runs.names import (
     CARD,
     CHECKPOINT,
@@ -47,8 +48,6 @@ from cifar.runs.results import metrics_text, read_metrics, read_predictions, wri
 from cifar.runs.store import (
     Content,
     checksum,
-    clear,
-    new_run,
     open_run,
     read_json,
     remove_file,

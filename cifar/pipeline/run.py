@@ -1,0 +1,182 @@
+"""One run: trained, evaluated on the test set once, drawn; what is done already is not done again."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from cifar.data.cifar10 import Dataset, cut, load
+from cifar.data.split import NUM_TRAIN
+from cifar.errors import InputError
+from cifar.models import is_of_timm, is_pretrained
+from cifar.pipeline.evaluation import evaluate_held
+from cifar.pipeline.job import Create, Job, Stopped, check_data, held, progress_of
+from cifar.recipes import to_mapping
+from cifar.runs import (
+    CHANGEABLE,
+    CHECKPOINT,
+    EVALUATION,
+    PICTURES,
+    SUMMARY,
+    change_recipe,
+    check_same,
+    first_files,
+    read_json,
+    read_metrics,
+    read_predictions,
+    run_state,
+    update_summary,
+    wandb_id,
+    write_file,
+)
+from cifar.training.display import Display
+from cifar.training.estimate import estimate_seconds, estimate_sentence
+from cifar.training.features import frozen_activations
+from cifar.training.loggers import open_loggers
+from cifar.training.loop import train
+from cifar.training.resume import checkpoint_model
+from cifar.training.summary import describe_run, describe_training
+
+
+def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = None) -> dict[str, Any]:
+    """Train one run to its end and evaluate its best weights on the test set once.
+
+    What is done already is not done again: a tested run is left alone, a trained one is only evaluated.
+
+    Args:
+        job: of one run.
+        dataset: that it is trained on.
+        display: sees progress and the result.
+        fold: its number in a cross-validation, from 0.
+
+    Returns:
+        what summary.json holds.
+
+    Raises:
+        Stopped: the display asked for it.
+        InputError: the run to resume was trained on other data.
+        WorldError: as `train` and `evaluate_run`.
+    """
+    with held(job) as create:
+        state = run_state(resumed_summary(job)) if job.resume else "unfinished"
+        if state == "unfinished":
+            train_held(job, dataset, display=display, create=create)
+        if state != "tested":
+            evaluate_held(
+                job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
+                trust_code=job.trust_code, announce=lambda summary: display.result(summary, job.folder, fold=fold),
+            )  # fmt: skip
+        drawn = draw_missing(job, dataset)
+        if state == "tested" and not drawn:
+            display.say(f"{job.folder} is finished already; `--resume {job.folder} -e EPOCHS` trains it for longer.")
+        return read_json(job.folder / SUMMARY)
+
+
+def resumed_summary(job: Job) -> dict[str, Any]:
+    """The summary of a run to resume; a recipe that the job changes on purpose is written into it.
+
+    Raises:
+        InputError: the job's recipe is another one, or has no more epochs than are trained already.
+        WorldError: a file of the run is damaged.
+    """
+    folder, values = job.folder, to_mapping(job.recipe)
+    summary = read_json(folder / SUMMARY)
+    former = summary["recipe"]
+    fixed = {name: value for name, value in former.items() if name not in CHANGEABLE}
+    check_same(values, fixed, origin="The recipe", of=str(folder / SUMMARY))
+    if all(values.get(name) == value for name, value in former.items()):
+        return summary
+    changes: dict[str, Any] = {}
+    if run_state(summary) != "unfinished":
+        if job.recipe.epochs <= summary["epochs"]:
+            raise InputError(f"{folder} is trained for {summary['epochs']} epochs already: give more with -e.")
+        changes |= {"state": "unfinished", "finished": False, "test_accuracy": None, "test_interval": None}
+    return change_recipe(folder, job.recipe, **changes)
+
+
+def draw_missing(job: Job, dataset: Dataset) -> bool:
+    """Draw the pictures of a tested run that are not there: all of them, or after an interruption the rest.
+
+    Args:
+        job: of the run.
+        dataset: that it was trained on.
+
+    Returns:
+        whether there were any.
+    """
+    folder = job.folder
+    missing = {name for name in PICTURES if name != "corruptions.png" and not (folder / name).exists()}
+    if not missing:
+        return False
+    from cifar.reporting.pictures import evaluation_pictures, training_pictures
+
+    pictures: dict[str, bytes] = {}
+    if "curves.png" in missing:
+        title = f"{job.recipe.model}: {folder.name}"
+        pictures |= training_pictures(read_metrics(folder), title=title, note=dataset.note)
+    if missing - {"curves.png"}:
+        probs = torch.from_numpy(read_predictions(folder)[0])
+        evaluation, images = read_json(folder / EVALUATION), load(dataset, "test")
+        pictures |= evaluation_pictures(evaluation, images, probs, people=None, note=dataset.note)
+    for name in sorted(missing):
+        write_file(folder / name, pictures[name])
+    return True
+
+
+def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:
+    """Train a recipe into its run folder; the test split is not opened.
+
+    Args:
+        job, dataset, display: as in `run_one`.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one`.
+    """
+    with held(job) as create:
+        train_held(job, dataset, display=display, create=create)
+
+
+def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) -> None:
+    """Train a recipe into its run folder, which this process holds.
+
+    Args:
+        job, dataset, display: as in `run_one`.
+        create: creates the run, once nothing can be refused any more.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one`.
+    """
+    recipe, folder = job.recipe, job.folder
+    summary = read_json(folder / SUMMARY) if job.resume else {}
+    if job.resume:
+        check_data(folder, summary, dataset)
+    elif is_pretrained(recipe) and is_of_timm(recipe):
+        num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
+        display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
+    images = load(dataset, "train")
+    resume = job.resume and (folder / CHECKPOINT).exists()  # else it was killed before its first checkpoint
+    if recipe.network.train_blocks >= 0:
+        progress = progress_of(display, "frozen part")
+        model = checkpoint_model(recipe, folder) if resume else None
+        images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
+    training, validation = cut(images, recipe.holdout)
+    if job.resume:
+        update_summary(folder, sittings=summary.get("sittings", 1) + 1)
+    else:
+        facts = describe_run(recipe, dataset, device=job.device, compile=job.compile, command=job.command)
+        counts = {"num_train": len(training), "num_validation": len(validation)}
+        create(first_files(recipe, facts | counts))
+    run_id = wandb_id(folder) if job.wandb else ""
+    with ExitStack() as stack:
+        stack.callback(display.end_training)
+        loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
+        for logger in loggers:
+            stack.callback(logger.close)
+        state = train(
+            recipe, training, validation, folder=folder, device=job.device, compile=job.compile, display=display,
+            loggers=loggers, resume=resume, data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
+        )  # fmt: skip
+    if not state.finished:
+        update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)
+        raise Stopped(folder)
+    update_summary(folder, **describe_training(recipe, state, num_images=len(training)))
