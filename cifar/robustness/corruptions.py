@@ -125,6 +125,10 @@ def corrupted_images(images: Tensor, name: str, severity: int, *, seed: int, dat
     """
     path = corruptions_folder(seed=seed, data_sha256=data_sha256) / f"{name.replace(' ', '-')}-{severity}.npz"
     if (cached := read_images(path, images)) is not None:
+        if (path.parent / ".lock").exists():
+            with hold(path.parent / ".lock", waiting=None) as held:  # of a process that was killed
+                if held:
+                    remove_parts(path.parent)
         return cached, False
     notice = f"Another process makes corrupted images in {path.parent}: waiting for it."
     try:
@@ -132,8 +136,8 @@ def corrupted_images(images: Tensor, name: str, severity: int, *, seed: int, dat
         with hold(path.parent / ".lock", waiting=lambda: warnings.warn(Remark(notice), stacklevel=2)) as held:
             if (cached := read_images(path, images)) is not None:  # by now
                 return cached, False
-            for leftover in path.parent.glob("*.part") if held else ():  # of processes that were killed
-                leftover.unlink(missing_ok=True)
+            if held:
+                remove_parts(path.parent)
             corrupted = corrupt(images, name, severity, seed=seed)
             write_whole(path, lambda file: np.savez(file, images=corrupted.numpy()))
     except OSError as error:
@@ -184,6 +188,12 @@ def corruptions_folder(*, seed: int, data_sha256: str) -> Path:
     """Return the cache folder of a data set's corrupted images; its name is a hash of checksum, seed and version."""
     key = hashlib.sha256(f"{data_sha256} {seed} {VERSION}".encode()).hexdigest()[:16]
     return make_cache_folder() / "corruptions" / key
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that this process holds."""
+    for leftover in folder.glob("*.part"):
+        leftover.unlink(missing_ok=True)
 
 
 def read_images(path: Path, images: Tensor) -> Tensor | None:

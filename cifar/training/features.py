@@ -65,6 +65,10 @@ def frozen_activations(
     notice = f"Another process computes the activations of the frozen part, {path}: waiting for it."
     try:
         rows = load_array(path, len(split))
+        if rows is not None and lock_path(path).exists():
+            with hold(lock_path(path), waiting=None) as held:  # of a process that was killed; goes with the block
+                if held:
+                    remove_leftovers(path)
         if rows is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with hold(lock_path(path), waiting=lambda: warnings.warn(Remark(notice), stacklevel=2)) as held:

@@ -104,18 +104,21 @@ def test_activations_are_those_of_each_image_and_kept(train_blocks: int, weights
         recipe, split.select(few), sample, device="cpu", progress=lambda *done: seen.append(done)
     )
     assert seen[-1] == (70, 70)
+    (file,) = (cache_folder() / "activations").iterdir()
     model = build_model(recipe).eval()
     assert isinstance(model, Pretrained)
     with torch.no_grad():
         logits = TrainableEnd(model, train_blocks)(first.images)
         torch.testing.assert_close(logits, model(to_pixels(split.images[few])), rtol=0, atol=1e-5)
     seen.clear()
+    for name in (f".{file.name}.lock", f".{file.name}.0123.part"):
+        (file.parent / name).write_text("")  # of a killed process
     again = frozen_activations(
         recipe, split.select(few), sample, device="cpu", progress=lambda *done: seen.append(done)
     )
     assert not seen
     assert torch.equal(again.images, first.images)
-    (file,) = (cache_folder() / "activations").iterdir()
+    assert list((cache_folder() / "activations").iterdir()) == [file]
     content = file.read_bytes()
     for damaged in (b"", content[:-1], content[:200] + bytes([content[200] ^ 1]) + content[201:]):
         file.unlink()  # since what was returned is mapped
