@@ -92,7 +92,7 @@ def remove_leftovers(folder: Path) -> None:
 def tidy_cache() -> None:
     """Remove what processes that have ended left in the cache folder, unless another fills the cache now."""
     folder = cache_folder()
-    if leftovers(folder):
+    if leftovers(folder) or (folder / LOCK).exists():
         with hold(folder / LOCK, waiting=None) as held:
             if held:
                 remove_leftovers(folder)

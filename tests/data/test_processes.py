@@ -99,6 +99,9 @@ def test_what_killed_processes_left_is_removed_and_nothing_of_others() -> None:
         assert all((folder / name).exists() for name in dead)
     tidy_cache()
     assert not any((folder / name).exists() for name in dead)
+    (folder / ".lock").touch()
+    tidy_cache()
+    assert not (folder / ".lock").exists()
     (folder / dead[2]).write_text("")
     with filling(lambda _: pytest.fail("it waits")):
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {".lock", *others}
