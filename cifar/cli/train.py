@@ -123,10 +123,9 @@ def train(
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
-        others = (batch_size, seed, folds, train_blocks, save_folder)
-        if any((freeze, model, recipe, cross_validate, settings, weights, overwrite)) or others != (None,) * len(
-            others
-        ):
+        numbers = (batch_size, seed, folds, train_blocks)
+        others = (freeze, model, recipe, cross_validate, settings, weights, save_folder, overwrite)
+        if any(others) or any(number is not None for number in numbers):
             raise InputError(
                 f"--resume continues {resume} by its own recipe: of the flags that change it, only -l, -e and "
                 "--skip-bad-steps go with it."
