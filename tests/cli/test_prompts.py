@@ -1,6 +1,5 @@
 """`python3 train.py` bare, in a real terminal: the answers are the flags that they stand for."""
 
-import json
 import os
 import shlex
 import sys
@@ -8,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 
-from cifar.cli import app, run_app
+from cifar.cli import app, run_app, train
 from cifar.cli.prompts import positive
 from cifar.machine import choose_device
-from cifar.recipes import RECIPES, Recipe, from_mapping, recipe_for, with_fields
+from cifar.pipeline import Job
+from cifar.recipes import RECIPES, Recipe, recipe_for, with_fields
 
 pexpect = pytest.importorskip("pexpect")
 ROOT = Path(__file__).parent.parent.parent
@@ -41,28 +44,38 @@ def answer(child: Any, model: str, **answers: str) -> list[str]:
     return shlex.split(child.match[1])
 
 
-def recipe_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Recipe:
+def recipe_of(arguments: list[str]) -> Recipe:
     """What `train.py` would train by."""
-    capsys.readouterr()
-    assert run_app(app, ["train", *arguments, "--dry-run"], program="train.py") == 0
-    return from_mapping(json.JSONDecoder().raw_decode(capsys.readouterr().out)[0], origin="the dry run")
+    with pytest.MonkeyPatch.context() as patch:
+        jobs: list[Job] = []
+        patch.setattr(train, "run_job", lambda job, _data: jobs.append(job))
+        assert run_app(app, ["train", *arguments], program="train.py") == 0
+    return jobs[0].recipe
+
+
+def test_nothing_but_enter_is_the_models_own_recipe(tmp_path: Path) -> None:
+    child = start(tmp_path)
+    arguments = answer(child, "resnet-better", **{"Save folder": ERASE + "mine"})
+    child.expect("not empty")  # it went on with these
+    child.expect(pexpect.EOF)
+    assert arguments[:2] == ["-m", "resnet-better"]
+    assert arguments[-2:] == ["-s", "mine"]
+    assert recipe_of(arguments) == recipe_for("resnet-better")
 
 
 @pytest.mark.parametrize("model", RECIPES)
-def test_nothing_but_enter_is_the_models_own_recipe(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    child = start(tmp_path)
-    arguments = answer(child, model, **{"Save folder": ERASE + "mine"})
-    # It went on with these: to the folder, or to weights that are not here.
-    child.expect("not empty|cannot be had|not in the cache|vit-weights")
-    child.expect(pexpect.EOF)
+def test_nothing_but_enter_is_the_own_recipe_of_every_model(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same questions, typed into a pipe instead of a terminal."""
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text(DOWN * list(RECIPES).index(model) + ENTER * (1 + len(QUESTIONS)))
+        verb, *arguments = train.ask_for_arguments()
+    assert verb == "train"
     assert arguments[:2] == ["-m", model]
-    assert arguments[-2:] == ["-s", "mine"]
-    assert recipe_of(arguments, capsys) == recipe_for(model)
+    assert shlex.join(arguments) in capsys.readouterr().err
+    assert recipe_of(arguments) == recipe_for(model)
 
 
-def test_every_answer_is_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_answer_is_its_flag(tmp_path: Path) -> None:
     child = start(tmp_path)
     answers = {
         "Epochs": ERASE + "3", "Batch size": ERASE + "64", "Learning rate": ERASE + "2e-3",
@@ -76,7 +89,7 @@ def test_every_answer_is_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[
     typed = shlex.split(f"-m vit -e 3 -b 64 -l 0.002 -d {choose_device()} -s mine -c -w")
     assert arguments == typed
     expected = with_fields(recipe_for("vit"), epochs=3, batch_size=64, lr=2e-3, num_folds=5)
-    assert recipe_of(arguments, capsys) == expected == recipe_of(typed, capsys)
+    assert recipe_of(arguments) == expected == recipe_of(typed)
 
 
 def test_ctrl_c_at_a_question_leaves_nothing(tmp_path: Path) -> None:
