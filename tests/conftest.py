@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from cifar.data.cifar10 import Dataset, Split, load, open_dataset
 from cifar.models.pretrained import create
+from cifar.reporting import pictures
 
 # Small batches gain nothing from a second thread, and lose a hundredfold where other work holds the other core.
 torch.set_num_threads(1)
@@ -89,3 +90,18 @@ def hub(tiny_weights: bytes) -> Iterator[Hub]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Of a test that looks at the pictures of its runs, where the other tests of its file have `blank_pictures`."""
+
+
+@pytest.fixture
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs get files that stand for their pictures: to draw them takes longer than a short training."""
+    if "drawn" in request.fixturenames:
+        return
+    names = ("confusion.png", "reliability.png", "mistakes.png")
+    monkeypatch.setattr(pictures, "training_pictures", lambda *_, **__: {"curves.png": b"blank"})
+    monkeypatch.setattr(pictures, "evaluation_pictures", lambda *_, **__: dict.fromkeys(names, b"blank"))
