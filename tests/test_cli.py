@@ -18,6 +18,7 @@ from cifar.cli.display import TerminalDisplay
 from cifar.pipeline import Job
 from cifar.recipes import from_mapping, recipe_for
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")  # but for those of `finished`
 ROOT = Path(__file__).parent.parent
 QUICK = ["-m", "cnn", "-e", "2", "-b", "100", "-l", "1e-3", "-d", "cpu", "--data", "sample"]
 
@@ -382,10 +383,10 @@ def test_a_pretrained_transformer_from_a_local_file(tmp_path: Path, capsys: pyte
     repair_torchvision()
     import timm
 
-    name = "vit_tiny_patch16_224"
+    name = "test_vit"  # timm's own, for tests
     pretrained = timm.create_model(name, num_classes=1000, img_size=32, depth=2)
     small = ["--set", f"model_name={name}", "--set", "image_size=32"]
-    # The real depth is 12: a file of another depth is refused, in one sentence, before anything is written.
+    # The real depth is 6: a file of another depth is refused, in one sentence, before anything is written.
     save_file(pretrained.state_dict(), tmp_path / "other.safetensors")
     flags = ["-m", "previt", *small, "-e", "1", "-d", "cpu", "--data", "sample", "-s", tmp_path / "run"]
     assert cifar("train", *flags, "--weights", tmp_path / "other.safetensors") == 2

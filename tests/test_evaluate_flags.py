@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from cifar import pipeline
 from cifar.audit import people as people_of
 from cifar.audit.people import References
 from cifar.cli import app, run_app
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def cifar(*arguments: object) -> int:
@@ -95,14 +98,19 @@ def test_what_cannot_be_asked_is_one_sentence_and_no_reading(
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_corruptions(as_json: bool, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_corruptions(
+    as_json: bool, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = pipeline.load
+    few = slice(40)  # of the test images, since each is corrupted 75 times
+    monkeypatch.setattr(pipeline, "load", lambda data, part: load(data, part).select(few if part == "test" else ...))
     assert cifar("evaluate", run, "-d", "cpu", "--corruptions", *["--json"] * as_json) == 0
     corruptions, out = read(run / "corruptions.json"), capsys.readouterr().out
     evaluation = read(run / "evaluation.json")
     assert "corruptions" not in evaluation
     assert corruptions["clean_accuracy"] == evaluation["accuracy"]
     assert corruptions["data"].startswith("SAMPLE")
-    assert corruptions["num_images"] == 200
+    assert corruptions["num_images"] == 40
     assert (run / "corruptions.png").is_file()
     assert read(run / "summary.json")["test_readings"][-1]["purpose"] == "cifar evaluate --corruptions"
     if as_json:

@@ -20,6 +20,7 @@ from cifar.recipes import Optimiser, Recipe, recipe_for, to_mapping, with_fields
 from cifar.runs import PICTURES, read_json, run_recipe, run_state
 from cifar.training.display import Display
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 PLAIN = Recipe(model="cnn", epochs=2, batch_size=100, optimiser=Optimiser(lr=0.02))
 
 
@@ -65,6 +66,7 @@ def test_training_never_opens_the_test_split(sample: Dataset, monkeypatch: pytes
     assert (summary["state"], summary["finished"]) == ("trained", True)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_summary_of_a_run(sample: Dataset, tmp_path: Path) -> None:
     recipe = with_fields(PLAIN, seed=3)
     display = Stopping()
@@ -98,15 +100,31 @@ def test_the_summary_counts_the_parts_of_a_resumed_run(sample: Dataset, tmp_path
     assert read_json(tmp_path / "summary.json")["sittings"] == 3
 
 
+@pytest.fixture(scope="module")
+def three_epochs(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs, to be read only: what others must equal."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
+    run_one(job_of(folder, with_fields(PLAIN, epochs=3)), sample, display=Display())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_folds(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of a cross-validation on two folds of one epoch each."""
+    recipe = with_fields(PLAIN, epochs=1, num_folds=2)
+    return run_folds(job_of(tmp_path_factory.mktemp("folds") / "whole", recipe), sample, display=Display())
+
+
 def evaluate(folder: Path, sample: Dataset, split: str, **options: Any) -> dict[str, Any]:
     return evaluate_run(folder, sample, split=split, purpose="a test", device="cpu", display=Display(), **options)
 
 
 @pytest.mark.parametrize("split, views", [("test", ""), ("test", "mirror"), ("validation", "")])
-def test_resume_after_evaluate_continues_training(split: str, views: str, sample: Dataset, tmp_path: Path) -> None:
+def test_resume_after_evaluate_continues_training(
+    split: str, views: str, sample: Dataset, three_epochs: Path, tmp_path: Path
+) -> None:
     """An evaluation of a stopped run is no result, and does not make it finished."""
     recipe = with_fields(PLAIN, epochs=3)
-    run_one(job_of(tmp_path / "whole", recipe), sample, display=Display())
     with pytest.raises(Stopped):
         run_one(job_of(tmp_path / "broken", recipe), sample, display=Stopping(12))
     evaluate(tmp_path / "broken", sample, split, views=views)
@@ -117,9 +135,9 @@ def test_resume_after_evaluate_continues_training(split: str, views: str, sample
     after = run_one(job_of(tmp_path / "broken", recipe, resume=True), sample, display=display)
     assert (after["state"], after["epochs"]) == ("tested", 3)
     assert len(after["test_readings"]) == 1 + (split == "test")
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    first, second = (load_file(run / "model.safetensors") for run in (three_epochs, tmp_path / "broken"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert after["test_accuracy"] == read_json(tmp_path / "whole" / "summary.json")["test_accuracy"]
+    assert after["test_accuracy"] == read_json(three_epochs / "summary.json")["test_accuracy"]
 
 
 def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dataset, tmp_path: Path) -> None:
@@ -136,6 +154,7 @@ def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dat
     assert again.events == [f"{tmp_path} is finished already; `--resume {tmp_path} -e EPOCHS` trains it for longer."]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_pictures_that_an_interruption_left_out_are_drawn(sample: Dataset, tmp_path: Path) -> None:
     """The same pictures, without another test evaluation."""
     summary = run_one(job_of(tmp_path), sample, display=Display())
@@ -168,9 +187,8 @@ def test_an_evaluation_that_was_interrupted_is_counted_and_made_again(
     }
 
 
-def test_a_run_is_extended_with_more_epochs(sample: Dataset, tmp_path: Path) -> None:
+def test_a_run_is_extended_with_more_epochs(sample: Dataset, three_epochs: Path, tmp_path: Path) -> None:
     """With a constant rate it equals a run that was that long from the beginning, and is tested again."""
-    run_one(job_of(tmp_path / "whole", with_fields(PLAIN, epochs=3)), sample, display=Display())
     run_one(job_of(tmp_path / "extended"), sample, display=Display())
     with pytest.raises(InputError, match="trained for 2 epochs already: give more with -e"):
         run_one(job_of(tmp_path / "extended", with_fields(PLAIN, lr=0.5), resume=True), sample, display=Display())
@@ -179,9 +197,8 @@ def test_a_run_is_extended_with_more_epochs(sample: Dataset, tmp_path: Path) -> 
     assert (summary["state"], summary["epochs"], len(summary["test_readings"])) == ("tested", 3, 2)
     assert [(change["field"], change["epoch"]) for change in summary["changes"]] == [("epochs", 2)]
     assert run_recipe(tmp_path / "extended") == longer
-    whole = read_json(tmp_path / "whole" / "summary.json")
-    assert summary["test_accuracy"] == whole["test_accuracy"]
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "extended"))
+    assert summary["test_accuracy"] == read_json(three_epochs / "summary.json")["test_accuracy"]
+    first, second = (load_file(run / "model.safetensors") for run in (three_epochs, tmp_path / "extended"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -207,16 +224,15 @@ def test_a_trained_run_is_tested_by_an_evaluation_with_its_own_tta(sample: Datas
 
 @pytest.mark.parametrize("split, views", [("validation", ""), ("test", "mirror")])
 def test_a_fold_that_was_evaluated_otherwise_does_not_lose_the_cross_validation(
-    split: str, views: str, sample: Dataset, tmp_path: Path
+    split: str, views: str, sample: Dataset, two_folds: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe = with_fields(PLAIN, epochs=1, num_folds=2)
-    whole = run_folds(job_of(tmp_path / "whole", recipe), sample, display=Display())
     with pytest.raises(Stopped):
         run_folds(job_of(tmp_path / "broken", recipe), sample, display=Stopping(6))  # a fold has five steps
     evaluate(tmp_path / "broken" / "fold-0", sample, split, views=views)
     result = run_folds(job_of(tmp_path / "broken", recipe, resume=True), sample, display=Display())
     for key in ("validation", "test", "test_of_averaged_probabilities"):
-        assert result[key] == whole[key]
+        assert result[key] == two_folds[key]
     # Both evaluations are there, and nothing was evaluated again.
     fold = tmp_path / "broken" / "fold-0"
     names = ("evaluation.json", f"evaluation-{split}-{views or 'none'}.json")

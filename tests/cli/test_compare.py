@@ -35,6 +35,7 @@ def columns_of(lines: list[str], title: str) -> list[str]:
     return lines[start:end]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_two_trained_runs_are_compared_without_a_new_test_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_wandb_without_a_login_records_offline_and_says_so(tmp_path: Path) -> No
         assert {name: told[name] for name in written} == pytest.approx(written, nan_ok=True)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("package", ["wandb", "torch.utils.tensorboard"])
 def test_a_missing_package_is_one_sentence(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
