@@ -1,5 +1,6 @@
 """The report of recorded runs, as text and as a browser shows it."""
 
+import itertools
 import json
 import re
 import shutil
@@ -223,16 +224,16 @@ def test_retired_fields_of_older_summaries_are_left_out_where_they_did_nothing()
 
 @needs_browser
 @pytest.mark.filterwarnings("default")  # of the driver's machinery
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_shows_it_on_a_phone_and_in_the_dark(pages: Path, width: int, dark: bool) -> None:
-    with open_page(width=width, dark=dark) as page:
+def test_a_browser_shows_it_on_a_phone_and_in_the_dark(pages: Path) -> None:
+    with open_page() as page:
         asked: list[str] = []
         complaints: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        for name in ("one.html", "many.html"):
+        for width, dark, name in itertools.product((390, 1280), (False, True), ("one.html", "many.html")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme="dark" if dark else "light")
             page.goto((pages / name).as_uri())
             assert page.evaluate("document.scrollingElement.scrollWidth") <= width, "the page itself scrolls sideways"
             background, ink = page.evaluate(
@@ -245,6 +246,7 @@ def test_a_browser_shows_it_on_a_phone_and_in_the_dark(pages: Path, width: int, 
                 " / svg.viewBox.baseVal.width)"
             )
             assert min(sizes) > 8, "letters of 10 points in a figure, in pixels"
+        assert len(asked) == 8
         assert all(url.startswith("file:") for url in asked)
         assert complaints == []
 
