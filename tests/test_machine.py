@@ -115,6 +115,29 @@ def test_freed_memory_is_kept() -> None:
     assert second < 16
 
 
+HOLES = """
+from pathlib import Path
+from cifar.machine import return_memory
+def resident():  # pages
+    return int(Path("/proc/self/statm").read_text().split()[1])
+start = resident()
+blocks = [bytes(2000) for _ in range(50_000)]
+full = resident()
+blocks = blocks[::1000]  # the rest is freed, but between blocks in use
+kept = resident()
+return_memory()
+print(full - start, kept - start, resident() - start)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_freed_memory_is_returned() -> None:
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    full, kept, returned = map(int, done.stdout.split())
+    assert kept > full / 2 > 0
+    assert returned < kept / 4
+
+
 def test_denormals_are_flushed_in_every_thread_of_a_training(tmp_path: Path) -> None:
     (tmp_path / "looking.py").write_text(
         "import torch\n"

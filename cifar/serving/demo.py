@@ -16,6 +16,7 @@ from PIL import Image
 from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
+from cifar.machine import return_memory
 from cifar.serving.answers import DemoRun
 from cifar.serving.intake import cleaning, guard_connections, intake
 from cifar.serving.limits import MAX_BYTES, SESSIONS
@@ -52,10 +53,24 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int, names: Sequence[
         set_environment(uploads=uploads)
         page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples, names=names)
         try:
-            with cleaning(uploads, forget=lambda: [paths.clear() for paths in page.temp_file_sets]):
+            with cleaning(uploads, forget=lambda: forget(page)):
                 yield address
         finally:
             page.close(verbose=False)
+
+
+def forget(page: Any) -> None:
+    """Drop what Gradio never does: names of uploads, and sessions whose answers it has dropped; return freed memory.
+
+    Args:
+        page: Gradio's.
+    """
+    for paths in page.temp_file_sets:
+        paths.clear()
+    queue = page._queue
+    for session in queue.pending_event_ids_session.keys() - queue.pending_messages_per_session.keys():
+        queue.pending_event_ids_session.pop(session, None)
+    return_memory()
 
 
 def launch(
@@ -123,6 +138,7 @@ def set_environment(*, uploads: Path) -> None:
         "GRADIO_TEMP_DIR": str(uploads),
         "GRADIO_EXAMPLES_CACHE": str(uploads),
         "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_MAX_EVENTS": "100",  # that are kept all the same
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "no_proxy": "*",  # this process connects only to itself, to check that the page responds
     }

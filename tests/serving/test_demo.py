@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from untrained_runs import make_untrained
 from cifar import load_model
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import CLASSES
-from cifar.serving.demo import PORTS, free_port
+from cifar.serving.demo import PORTS, forget, free_port
 from cifar.serving.limits import MAX_BYTES
 
 httpx = pytest.importorskip("httpx")
@@ -370,3 +371,11 @@ def test_the_page_fits_the_screen(server: Server, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, background.removeprefix("rgb(").rstrip(")").split(","))) < 150
+
+
+def test_what_gradio_would_keep_for_ever_is_forgotten() -> None:
+    queue = SimpleNamespace(pending_messages_per_session={"open": 1}, pending_event_ids_session={"open": 1, "gone": 2})
+    page = SimpleNamespace(temp_file_sets=[{"a.png"}, {"b.png"}], _queue=queue)
+    forget(page)
+    assert queue.pending_event_ids_session == {"open": 1}
+    assert page.temp_file_sets == [set(), set()]
