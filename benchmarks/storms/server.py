@@ -127,6 +127,9 @@ def run_child(command: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["max_file"], command["max_file"]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does at its start
     if command["uid"]:
+        if "matplotlib" in sys.modules:  # it has found its folders already, as another user
+            sys.modules["matplotlib"].get_configdir.cache_clear()
+            sys.modules["matplotlib"].get_cachedir.cache_clear()
         os.setgroups([])
         os.setgid(command["uid"])
         os.setuid(command["uid"])

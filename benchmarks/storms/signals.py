@@ -140,6 +140,11 @@ def paths(forks: Forks, prepared: Mapping[str, Prepared], place: Path, turn: int
     train = [name if word == "run" else word for word in work.work.argv]
     commands = [train, ["predict", name, "x.png", *CPU], ["report", name], ["card", name], ["evaluate", name, *CPU],
                 ["train", "--resume", name, *CPU]]  # fmt: skip
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # refused before anything is trained
+        wrong = bad_ending(forks.run(work.command(place, train)), codes=[2])
+        return wrong and f"`cifar {' '.join(train)}`: {wrong}"
     for argv in commands:
         if wrong := bad_ending(forks.run(work.command(place, argv)), codes=[0]):
             return f"`cifar {' '.join(argv)}`: {wrong}"

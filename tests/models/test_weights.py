@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def test_torchscript_and_whole_modules_are_one_sentence(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
         assert "weights_only" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_an_archive_with_a_name_that_is_no_text_is_one_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pth", "w") as archive:
+        archive.writestr("é", b"")
+    (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(WorldError, match=r"net\.pth cannot be read .*: fetch it again"):
+        read_weights(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet20", "speednet-narrow", "vit-tiny", "other_networks:Shared"])
