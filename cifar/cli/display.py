@@ -44,8 +44,15 @@ stderr = Printer(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(sentence: str) -> None:
-    """Print a remark to standard error, where it does not mix with results."""
-    stderr.print(hidden(sentence), markup=False)
+    """Print a remark to standard error, where it does not mix with results, on one line."""
+    stderr.print(printable(hidden(sentence)), markup=False)
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that a terminal would interpret or cannot show: names can hold anything."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def is_live() -> bool:

@@ -7,7 +7,6 @@ import typer
 
 from cifar.cli import display
 from cifar.cli.app import Device, TrustCode, app
-from cifar.cli.predict import printable
 from cifar.errors import InputError
 
 
@@ -47,7 +46,7 @@ def explain(
     label = CLASSES.index(class_name) if class_name else None
     heat = explain(classifier.network, image, label=label)
     answer, looked_at, text = describe(predictions, method_of(classifier.network), label=label)
-    title = printable(f"{file.name}, as {classifier.recipe.model} of the run {run.resolve().name} sees it")
+    title = display.printable(f"{file.name}, as {classifier.recipe.model} of the run {run.resolve().name} sees it")
     figure = explanation_figure(
         image, heat, title=title, answer=answer, looked_at=looked_at, text=text, note=classifier.note
     )

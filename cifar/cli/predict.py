@@ -59,7 +59,7 @@ def predict(
 
     def unreadable(sentence: str) -> None:
         failures.append(sentence)
-        display.say(printable(sentence))
+        display.say(sentence)
 
     classifier = load_model(run, device=device, trust_code=trust_code)
     if classifier.note:
@@ -127,7 +127,7 @@ def write_table(names: Sequence[str], predictions: "Predictions", top: int) -> N
 
     if not names:
         return
-    printable_names = [printable(name) for name in names]
+    printable_names = [display.printable(name) for name in names]
     width = max(map(cell_len, ["file", *printable_names]))
     ranks = ["class", "runner-up", *(f"{number}th" if number > 3 else "3rd" for number in range(3, top + 1))]
     print("file".ljust(width) + "".join(f"  {rank:<10}  probability" for rank in ranks[:top]))
@@ -142,7 +142,7 @@ def write_csv(names: Sequence[str], predictions: "Predictions", top: int) -> Non
     suffixes = ["", *(f"_{number}" for number in range(2, top + 1))]
     writer.writerow(["file", *(f"{column}{suffix}" for suffix in suffixes for column in ("class", "probability"))])
     for name, row in zip(names, predictions.top(top), strict=True):
-        writer.writerow([printable(name), *(cell for label, prob in row for cell in (label, f"{prob:.6f}"))])
+        writer.writerow([display.printable(name), *(cell for label, prob in row for cell in (label, f"{prob:.6f}"))])
 
 
 def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> None:
@@ -152,10 +152,3 @@ def write_json(names: Sequence[str], predictions: "Predictions", top: int) -> No
         ranked: list[dict[str, Any]] = [{"class": label, "probability": prob} for label, prob in row]
         lines.append(json.dumps({"file": name, **ranked[0], "top": ranked}, allow_nan=False))
     print("[" + ",".join(f"\n{line}" for line in lines) + "\n]")
-
-
-def printable(text: str) -> str:
-    """Text with everything escaped that a terminal would interpret or cannot show: file names can hold anything."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

@@ -94,7 +94,7 @@ def typed_changes(settings: Sequence[str]) -> dict[str, object]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"--set {setting}: write it as field=value.")
+            raise InputError(f"--set {as_typed(setting)}: write it as field=value.")
         changes[flat_name(name.strip().replace("-", "_"))] = text.strip()
     return changes
 
@@ -161,9 +161,14 @@ def sentence(error: ValidationError, *, strict: bool) -> str:
         return "a value is no text."
     if fault["type"] == "missing":
         return f"The recipe lacks {field}."
-    value = repr(fault["input"]) if strict else f"{fault['input']}"
-    value = value if len(value) <= LONGEST else f"{value[:LONGEST]}…"
+    value = as_typed(repr(fault["input"]) if strict else f"{fault['input']}")
     return f"{field} is {value}: it must be {valid_values(fault)}."
+
+
+def as_typed(text: str) -> str:
+    """What was typed, for an error: on one line and not too long."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def valid_values(fault: Mapping[str, Any]) -> str:

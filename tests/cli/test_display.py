@@ -92,6 +92,11 @@ def test_what_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_what_was_typed_gives_a_terminal_no_orders(capsys: pytest.CaptureFixture[str]) -> None:
+    display.say("a\x1b[2J\nb")
+    assert capsys.readouterr().err == "a\\x1b[2J\\nb\n"
+
+
 @pytest.mark.parametrize("fault", ["full", "gone"])
 def test_a_result_that_cannot_be_printed_ends_nothing(
     fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -108,6 +108,8 @@ def test_switches_both_ways(text: str, value: bool) -> None:
         ("optimiser.colour=red", "has no field 'optimiser.colour'"),
         ("schedule.lr=1", "has no field 'schedule.lr'"),
         ("epochs", "field=value"),
+        ("a\nb", r"^--set 'a\\nb': write it as field=value\.$"),
+        ("lr=a\nb", r"^lr is 'a\\nb': it must be a number\.$"),
         ("epochs=3.5", "whole number"),
         ("epochs=0", "epochs is 0"),
         ("batch_size=-1", "batch_size is -1"),
