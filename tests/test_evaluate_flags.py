@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cifar import pipeline
 from cifar.audit import people as people_of
 from cifar.audit.people import References
 from cifar.cli import app, run_app
+from cifar.pipeline import evaluation as evaluations
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -101,9 +101,9 @@ def test_what_cannot_be_asked_is_one_sentence_and_no_reading(
 def test_corruptions(
     as_json: bool, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load = pipeline.load
+    load = evaluations.load
     few = slice(40)  # of the test images, since each is corrupted 75 times
-    monkeypatch.setattr(pipeline, "load", lambda data, part: load(data, part).select(few if part == "test" else ...))
+    monkeypatch.setattr(evaluations, "load", lambda data, part: load(data, part).select(few if part == "test" else ...))
     assert cifar("evaluate", run, "-d", "cpu", "--corruptions", *["--json"] * as_json) == 0
     corruptions, out = read(run / "corruptions.json"), capsys.readouterr().out
     evaluation = read(run / "evaluation.json")

@@ -152,7 +152,8 @@ def test_an_eager_training_imports_no_compiler_and_no_statistics(recipe: str, tm
     settings = ["early_epochs=0", "early_image_size=0", "whitening_epochs=0", "precision=fp32", "warmup_epochs=0"]
     settings += ["validation_fraction=0.3"]  # of 100 images, with 4 or more of every class
     flags += itertools.chain.from_iterable(("--set", setting) for setting in settings)
-    few = "import cifar.pipeline as p\nload = p.load\np.load = lambda *which: load(*which).select(slice(100))\n"
+    few = "from cifar.pipeline import evaluation, run\nload = run.load\n"
+    few += "run.load = evaluation.load = lambda *which: load(*which).select(slice(100))\n"
     code = few + f"from cifar.cli import app, run_app\nassert run_app(app, ['train', *{flags!r}], program='cifar') == 0"
     heavy = ("torch._dynamo", "torch._inductor", "torchmetrics", "torchvision", "timm", "scipy.signal", "scipy.stats")
     assert loaded(code, *heavy, "pandas", "sympy", "lightning_fabric", "pooch", "requests", "huggingface_hub") == []
