@@ -9,11 +9,7 @@ from typing import Any
 from cifar.data.cifar10 import Dataset
 from cifar.errors import InputError
 from cifar.recipes import Recipe
-from cifar.runs import (
-    Content,
-    new_run,
-    open_run,
-)
+from cifar.runs import Content, new_run, open_run
 from cifar.training.display import Display
 from cifar.training.loop import CHECKPOINT_SECONDS
 

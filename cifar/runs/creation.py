@@ -9,12 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cifar.errors import InputError, WorldError
-from cifar.files import (
-    locked,
-    remove_leftovers,
-    sync_folder,
-    temporary_name,
-)
+from cifar.files import locked, remove_leftovers, sync_folder, temporary_name
 from cifar.runs.names import (
     CARD,
     CHECKPOINT,

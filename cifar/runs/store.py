@@ -24,9 +24,7 @@ from cifar.files import (
     write_bytes,
     write_text,
 )
-from cifar.runs.names import (
-    CHECKSUMS,
-)
+from cifar.runs.names import CHECKSUMS
 from cifar.runs.schema import parse
 
 MAX_TEXT_BYTES = 64 * 2**20  # of a JSON or CSV file; the largest are under 1 MB

@@ -1,6 +1,7 @@
 """One optimisation step: forward, loss, backward, update."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -46,53 +47,45 @@ def training_step(
         FloatingPointError: the step was left out; weights, buffers and optimiser are as before it.
         WorldError: there is not enough memory.
     """
+    with enough_memory(len(batch[0])):
+        pixels, labels, mixed_labels, lam = batch
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if refuse_bad else []
+        with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+            logits = model(pixels)
+        logits = logits.float()
+        loss = mixed_loss(logits, labels, mixed_labels, lam=lam, label_smoothing=label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        # A gradient that fp16 cannot hold is no bad step: the scaler leaves that step out and lowers its scale.
+        if refuse_bad and not all_finite([loss, *([] if scaler.is_enabled() else gradients(optimiser))]):
+            for buffer, former in buffers:  # the forward pass has updated batch statistics
+                buffer.copy_(former)
+            optimiser.zero_grad(set_to_none=True)
+            raise FloatingPointError("the loss or its gradient is not finite")
+        if clip_norm:
+            scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(trained_parameters(optimiser), clip_norm)
+        scaler.step(optimiser)
+        scaler.update()
+        return loss.detach(), logits.detach()
+
+
+@contextmanager
+def enough_memory(num_images: int) -> Iterator[None]:
+    """Turn an error of memory that runs out into a sentence that names the batch size.
+
+    Raises:
+        WorldError: there is not enough memory.
+    """
     try:
-        return update(
-            model, optimiser, scaler, batch, precision=precision, label_smoothing=label_smoothing, clip_norm=clip_norm,
-            refuse_bad=refuse_bad,
-        )  # fmt: skip
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        images = len(batch[0])
         raise WorldError(
-            f"There is not enough memory to train on {images} images at a time: give a --batch-size below {images}, or "
-            "a smaller network."
+            f"There is not enough memory to train on {num_images} images at a time: give a --batch-size below "
+            f"{num_images}, or a smaller network."
         ) from None
-
-
-def update(
-    model: nn.Module,
-    optimiser: Optimizer,
-    scaler: GradScaler,
-    batch: tuple[Tensor, Tensor, Tensor, float],
-    *,
-    precision: str,
-    label_smoothing: float,
-    clip_norm: float,
-    refuse_bad: bool,
-) -> tuple[Tensor, Tensor]:
-    """`training_step` where there is enough memory."""
-    pixels, labels, mixed_labels, lam = batch
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if refuse_bad else []
-    with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
-        logits = model(pixels)
-    logits = logits.float()
-    loss = mixed_loss(logits, labels, mixed_labels, lam=lam, label_smoothing=label_smoothing)
-    optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    # A gradient that fp16 cannot hold is no bad step: the scaler leaves that step out and lowers its scale.
-    if refuse_bad and not all_finite([loss, *([] if scaler.is_enabled() else gradients(optimiser))]):
-        for buffer, former in buffers:  # the forward pass has updated batch statistics
-            buffer.copy_(former)
-        optimiser.zero_grad(set_to_none=True)
-        raise FloatingPointError("the loss or its gradient is not finite")
-    if clip_norm:
-        scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_(trained_parameters(optimiser), clip_norm)
-    scaler.step(optimiser)
-    scaler.update()
-    return loss.detach(), logits.detach()
 
 
 def trained_parameters(optimiser: Optimizer) -> Iterable[Tensor]:
