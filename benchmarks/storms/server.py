@@ -127,9 +127,9 @@ def run_child(command: dict[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["max_file"], command["max_file"]))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does at its start
     if command["uid"]:
-        if "matplotlib" in sys.modules:  # it has found its folders already, as another user
-            sys.modules["matplotlib"].get_configdir.cache_clear()
-            sys.modules["matplotlib"].get_cachedir.cache_clear()
+        matplotlib = sys.modules["matplotlib"]  # it has found its folders already, as another user
+        for name in ("get_configdir", "get_cachedir"):
+            setattr(matplotlib, name, getattr(matplotlib, name).__wrapped__)
         os.setgroups([])
         os.setgid(command["uid"])
         os.setuid(command["uid"])
@@ -140,7 +140,7 @@ def run_child(command: dict[str, Any]) -> int:
         arm = ctypes.CDLL(None).fault_arm
         arm(command["folder"].encode(), command["number"], command["action"], command["stays"], log)
     sys.argv = ["cifar", *command["argv"]]
-    from cifar.cli import main
+    from cifar.__main__ import main
 
     code: object
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from cifar.cli import display
-from cifar.cli.terminal import Ended, drop_results, ending_by_signals, exit_code, show_whatever_encoding
+from cifar.cli.terminal import Ended, drop_results, exit_code, show_whatever_encoding, until_signal
 from cifar.errors import InputError, Remark, WorldError
 from cifar.machine import is_out_of_memory, plain_matplotlib
 
@@ -107,9 +107,9 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """
     show_whatever_encoding()
     plain_matplotlib()
-    with warnings.catch_warnings(), ending_by_signals():
+    with warnings.catch_warnings():
         warnings.showwarning = show_remark
-        return run_command(app, arguments, program=program)
+        return until_signal(lambda: run_command(app, arguments, program=program))
 
 
 def check_current_folder() -> None:

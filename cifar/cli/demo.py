@@ -9,6 +9,7 @@ import typer
 
 from cifar.cli import display
 from cifar.cli.app import Device, TrustCode, app
+from cifar.cli.terminal import Ended, end, once
 from cifar.errors import InputError
 
 
@@ -53,10 +54,11 @@ def demo(
 
 def wait() -> None:
     """Return at Ctrl-C, or when the system asks the program to end."""
-    for signal_number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a script start with SIGINT ignored
-        signal.signal(signal_number, signal.default_int_handler)
+    handler = once(end)
+    for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a script start with SIGINT ignored
+        signal.signal(number, handler)
     try:
         while True:
             time.sleep(3600)
-    except KeyboardInterrupt:
+    except Ended:
         display.say("Ended.")

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from cifar.cli.secrets import hidden
-from cifar.cli.terminal import STOPS, Ended, drop_results, exit_code
+from cifar.cli.terminal import STOPS, Ended, drop_results, exit_code, once
 from cifar.training.display import Display, Tick
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ class TerminalDisplay(Display):
         self._epochs, self._best_accuracy, self._stop_asked = epochs, best_accuracy, False
         self._show(BarColumn(), TextColumn("{task.description}"), description="starting")
         heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
-        self._handlers = {number: signal.signal(number, self._ask_to_stop) for number in heeded}
+        ask_to_stop = once(self._ask_to_stop)
+        self._handlers = {number: signal.signal(number, ask_to_stop) for number in heeded}
 
     def tick(self, tick: Tick) -> None:
         best = f"  best validation {self._best_accuracy:.2%}" if self._best_accuracy >= 0 else ""

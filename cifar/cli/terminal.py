@@ -7,14 +7,17 @@ expect.
 import codecs
 import contextlib
 import io
+import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
 ASCII = {"→": "->", "×": "x", "–": "-", "…": "...", "·": "*", "²": "2", "ö": "o"}
+ONE_SIGNAL = 0.5  # seconds
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -40,21 +43,50 @@ def end(number: int, _frame: FrameType | None) -> NoReturn:
     raise Ended(number)
 
 
-@contextlib.contextmanager
-def ending_by_signals() -> Iterator[None]:
-    """Let Ctrl-C, TERM and HUP unwind what runs; what is ignored, as by nohup, stays so."""
-    handlers = {}
-    try:
+def once(handler: Callable[[int, FrameType | None], None]) -> Callable[[int, FrameType | None], None]:
+    """A handler of signals that hears one sent twice as one.
+
+    `timeout` sends a signal to the process and then to its group, as do shells and schedulers; a person who presses
+    Ctrl-C again takes longer than half a second.
+    """
+    heard = -math.inf
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        now = time.monotonic()
+        if now - heard >= ONE_SIGNAL:
+            heard = now
+            handler(number, frame)
+
+    return hear
+
+
+def until_signal(run: Callable[[], int]) -> int:
+    """The exit code of a function that Ctrl-C, TERM and HUP unwind; what is ignored, as by nohup, stays so.
+
+    Args:
+        run: gives its exit code, also where a signal ends it; that of a signal which disturbs even this is given here.
+    """
+    over = False
+
+    def end_unless_over(number: int, frame: FrameType | None) -> None:
+        if not over:
+            end(number, frame)
+
+    handler, before = once(end_unless_over), {}
+    with contextlib.suppress(ValueError):  # in another thread, which gets no signals
         for number in STOPS:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                handlers[number] = signal.signal(number, end)
-    except ValueError:  # in another thread, which gets no signals
-        pass
+                before[number] = signal.signal(number, handler)
     try:
-        yield
+        return run()
+    except (KeyboardInterrupt, Ended) as interrupt:
+        over = True
+        return exit_code(interrupt)
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        over = True  # from here on nobody would catch what the handler raises
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def prepare() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cifar.cli import display
+from cifar.cli import display, terminal
 from cifar.cli.display import TerminalDisplay
 from cifar.cli.terminal import Ended, exit_code
 from cifar.training.display import Tick
@@ -56,7 +56,10 @@ def test_best_of_a_resumed_training_is_the_one_before(
     assert "no validation" in lines[1]
 
 
-def test_first_ctrl_c_in_a_training_asks_and_the_second_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_ctrl_c_in_a_training_asks_and_the_second_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "ONE_SIGNAL", 0)
     with TerminalDisplay() as shown:
         shown.start_training(9, best_accuracy=-1.0)
         assert not shown.should_stop()
@@ -68,7 +71,8 @@ def test_first_ctrl_c_in_a_training_asks_and_the_second_ends(capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_every_stop_asks_first_and_has_its_exit_code(name: str, code: int) -> None:
+def test_every_stop_asks_first_and_has_its_exit_code(name: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "ONE_SIGNAL", 0)
     number = getattr(signal, name)
     with TerminalDisplay() as shown:
         shown.start_training(9, best_accuracy=-1.0)

@@ -12,13 +12,14 @@ import pytest
 import typer
 
 import cifar
-from cifar.cli import app, run_app
-from cifar.cli.terminal import ASCII, FALLBACK, show_whatever_encoding
+from cifar.cli import app, display, run_app, terminal
+from cifar.cli.terminal import ASCII, FALLBACK, ONE_SIGNAL, once, show_whatever_encoding
 from cifar.errors import WorldError
 from cifar.files import cache_folder
 
 ENCODINGS = ["ascii", "cp1252", "latin-1", "cp437", "cp932", "koi8-r", "gb18030", "utf-8", "utf-16", "big5"]
 PACKAGE = Path(cifar.__file__).parent
+ROOT = PACKAGE.parent
 
 
 def run_in(encoding: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
@@ -75,6 +76,67 @@ def test_signals_unwind_and_have_their_exit_codes(name: str, code: int, capsys: 
     assert steps == ["tidied up"]
     assert capsys.readouterr().err.strip() == "Interrupted."
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize("when", ["while it unwinds", "while it is told", "at the end"])
+def test_a_second_signal_prints_no_traceback(
+    when: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "ONE_SIGNAL", 0)  # a person's second, half a second later
+    command = typer.Typer()
+
+    @command.command()
+    def stop() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            if when == "while it unwinds":
+                signal.raise_signal(signal.SIGTERM)
+
+    if when == "while it is told":
+        monkeypatch.setattr(display, "say", lambda _: signal.raise_signal(signal.SIGTERM))
+    if when == "at the end":
+        monkeypatch.setattr(terminal, "exit_code", lambda _: signal.raise_signal(signal.SIGTERM) or 143)
+        monkeypatch.setattr(display, "say", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert run_app(command, [], program="stop") == 143
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pause, times", [(0.0, 1), (2 * ONE_SIGNAL, 2)])
+def test_a_signal_that_is_sent_twice_is_heard_once(pause: float, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    clock = iter([100.0, 100.0 + pause])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    hear = once(lambda number, _: heard.append(number))
+    hear(signal.SIGTERM, None)
+    hear(signal.SIGTERM, None)
+    assert heard == [signal.SIGTERM] * times
+
+
+EARLY = """
+import builtins, os, signal
+real = builtins.__import__
+def interrupted(name, *arguments):
+    if name == "typer":
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, *arguments)
+builtins.__import__ = interrupted
+import runpy, sys
+sys.argv = ["cifar", "--help"]
+runpy.run_path(PROGRAM, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("program", ["train.py", "cifar/__main__.py"])
+def test_ctrl_c_during_the_imports_prints_no_traceback(program: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", EARLY.replace("PROGRAM", repr(str(ROOT / program)))],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as in a terminal
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_full_disk_behind_standard_output_is_named(
