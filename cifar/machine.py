@@ -14,7 +14,7 @@ from typing import Literal
 from cifar import __version__
 from cifar.errors import InputError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt, in glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in glibc's malloc.h
 PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -77,6 +77,16 @@ def plain_matplotlib() -> None:
     """
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"
+
+
+def return_large_blocks() -> None:
+    """Have glibc return every freed block of 1 MB or more to the kernel at once; other C libraries are left alone.
+
+    Left to itself it keeps such blocks (up to 32 MB) after the first one that is freed. In a server that decodes images
+    of all sizes in several threads, smaller ones then settle between them and the heap grows for hours.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def return_memory() -> None:

@@ -115,6 +115,34 @@ def test_freed_memory_is_kept() -> None:
     assert second < 16
 
 
+LARGE = """
+import ctypes, sys
+from pathlib import Path
+from cifar.machine import return_large_blocks
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():  # pages
+    return int(Path("/proc/self/statm").read_text().split()[1])
+if sys.argv[1] == "return":
+    return_large_blocks()
+library.free(library.malloc(3 << 23))  # the first large block that is freed raises the threshold
+block = library.malloc(1 << 24)
+ctypes.memset(block, 1, 1 << 24)
+library.malloc(100_000)  # above it, and stays in use
+before = resident()
+library.free(block)
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize("how", ["return", "leave"])
+def test_large_blocks_are_returned_at_once(how: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE, how], capture_output=True, text=True, check=True)
+    pages = int(done.stdout)  # 4,096 were freed
+    assert pages > 4000 if how == "return" else pages < 100
+
+
 HOLES = """
 from pathlib import Path
 from cifar.machine import return_memory

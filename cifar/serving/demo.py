@@ -16,7 +16,7 @@ from PIL import Image
 from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.machine import return_memory
+from cifar.machine import return_large_blocks, return_memory
 from cifar.serving.answers import DemoRun
 from cifar.serving.intake import cleaning, guard_connections, intake
 from cifar.serving.limits import MAX_BYTES, SESSIONS
@@ -51,6 +51,7 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int, names: Sequence[
         folder = Path(name).resolve()
         uploads, examples = folder / "uploads", folder / "examples"
         set_environment(uploads=uploads)
+        return_large_blocks()
         page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples, names=names)
         try:
             with cleaning(uploads, forget=lambda: forget(page)):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 from cifar.serving.limits import (
     BODY_SECONDS,
+    COUNT_SECONDS,
     HEADER_SECONDS,
     KEEP_ALIVE_SECONDS,
     KEPT_SECONDS,
@@ -32,10 +34,11 @@ def intake(app: App, *, uploads: Path) -> App:
         app: behind `wall`, which has checked Content-Length.
         uploads: the folder of uploaded files.
     """
-    in_flight = 0
+    in_flight = stored = 0
+    counted_at = -math.inf
 
     async def answer(scope: Message, receive: Receive, send: Send) -> None:
-        nonlocal in_flight
+        nonlocal in_flight, stored, counted_at
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await app(scope, receive, send)
             return
@@ -43,9 +46,15 @@ def intake(app: App, *, uploads: Path) -> App:
         if in_flight + length > MAX_IN_FLIGHT:
             await send_sentence(send, 503, "The demo is receiving too much at once: try again.")
             return
-        if scope["path"].startswith(UPLOAD) and in_flight + length + stored_bytes(uploads) > MAX_STORED:
-            await send_sentence(send, 507, f"There is no room: uploads are deleted after {KEPT_SECONDS // 60} minutes.")
-            return
+        if scope["path"].startswith(UPLOAD):
+            if time.monotonic() - counted_at > COUNT_SECONDS:
+                counted_at = time.monotonic()
+                stored = await asyncio.to_thread(stored_bytes, uploads)
+            if in_flight + length + stored > MAX_STORED:
+                sentence = f"There is no room: uploads are deleted after {KEPT_SECONDS // 60} minutes."
+                await send_sentence(send, 507, sentence)
+                return
+            stored += 2 * BLOCK + length  # until the folder is counted again
         in_flight += length
         try:
             body = await whole_body(receive, max_bytes=length)

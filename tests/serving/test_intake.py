@@ -13,6 +13,7 @@ import pytest
 
 from cifar.serving import intake as module
 from cifar.serving.intake import BLOCK, guard_connections, intake, stored_bytes
+from cifar.serving.limits import COUNT_SECONDS
 from cifar.serving.wall import UPLOAD, Message, Receive, Send
 
 
@@ -71,6 +72,39 @@ def test_a_body_for_which_there_is_no_room_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module, "MAX_STORED", BLOCK + 103)
     assert ask([part(b"abc", more=False)], tmp_path, length=3)[0] == 299
     assert ask([], tmp_path, length=4)[0] == 507
+
+
+def test_uploads_are_counted_now_and_then_and_what_came_since_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[Path] = []
+    monkeypatch.setattr(module, "stored_bytes", lambda folder: counts.append(folder) or 0)
+    monkeypatch.setattr(module, "MAX_STORED", 4 * BLOCK + 6)
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    statuses: list[int] = []
+
+    async def app(_scope: Message, _receive: Receive, _send: Send) -> None:
+        statuses.append(200)
+
+    async def receive() -> Message:
+        return part(b"abc", more=False)
+
+    async def send(message: Message) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": UPLOAD, "headers": [(b"content-length", b"3")]}
+    answer = intake(app, uploads=tmp_path)
+
+    async def upload_four() -> None:
+        for seconds in (0, 1, 2, COUNT_SECONDS + 1):
+            clock[0] = seconds
+            await answer(scope, receive, send)
+
+    asyncio.run(upload_four())
+    assert statuses == [200, 200, 507, 200]
+    assert counts == [tmp_path] * 2
 
 
 def test_old_uploads_and_their_folders_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
