@@ -16,7 +16,7 @@ from PIL import Image
 from cifar.data.cifar10 import load, open_dataset
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
-from cifar.machine import return_large_blocks, return_memory
+from cifar.machine import return_large_blocks
 from cifar.serving.answers import DemoRun
 from cifar.serving.intake import cleaning, guard_connections, intake
 from cifar.serving.limits import MAX_BYTES, SESSIONS
@@ -54,24 +54,25 @@ def open_demo(runs: Sequence[DemoRun], *, host: str, port: int, names: Sequence[
         return_large_blocks()
         page, address = launch(runs, host=host, ports=ports, uploads=uploads, examples=examples, names=names)
         try:
-            with cleaning(uploads, forget=lambda: forget(page)):
+            with cleaning(uploads):
                 yield address
         finally:
             page.close(verbose=False)
 
 
 def forget(page: Any) -> None:
-    """Drop what Gradio never does: names of uploads, and sessions whose answers it has dropped; return freed memory.
+    """Drop what Gradio never does: names of uploads, and sessions that have had all their answers.
 
     Args:
-        page: Gradio's.
+        page: Gradio's; this runs in its thread, between two steps of its coroutines.
     """
     for paths in page.temp_file_sets:
         paths.clear()
     queue = page._queue
-    for session in queue.pending_event_ids_session.keys() - queue.pending_messages_per_session.keys():
-        queue.pending_event_ids_session.pop(session, None)
-    return_memory()
+    for session, waiting in list(queue.pending_event_ids_session.items()):
+        if not waiting or session not in queue.pending_messages_per_session:
+            del queue.pending_event_ids_session[session]
+            queue.pending_messages_per_session.pop(session, None)
 
 
 def launch(
@@ -106,6 +107,7 @@ def launch(
         address = f"http://{url_host(host)}:{port}/"
         page = build_page(runs, examples=files, folders=folders, address=address)
         own = own_names(url_host(host), port, others=names)
+        forget_all = functools.partial(forget, page)
         walled = functools.partial(wall, names=own, folders=folders, max_bytes=MAX_BYTES)
         try:
             page.launch(
@@ -113,7 +115,7 @@ def launch(
                 quiet=True, inline=False, inbrowser=False, share=False, footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, max_threads=4,
                 max_file_size=MAX_BYTES, css=CSS, state_session_capacity=SESSIONS,
-                app_kwargs={"middleware": [Middleware(walled), Middleware(intake, uploads=uploads)]},
+                app_kwargs={"middleware": [Middleware(walled), Middleware(intake, uploads=uploads, forget=forget_all)]},
             )  # fmt: skip
         except OSError:  # another program has taken the port in the meantime
             page.close(verbose=False)

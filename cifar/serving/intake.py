@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from cifar.machine import return_memory
 from cifar.serving.limits import (
     BODY_SECONDS,
     COUNT_SECONDS,
@@ -25,7 +26,7 @@ from cifar.serving.wall import UPLOAD, App, Message, Receive, Send, send_sentenc
 BLOCK = 4096  # bytes on the disk, of a folder and of a file beyond its own
 
 
-def intake(app: App, *, uploads: Path) -> App:
+def intake(app: App, *, uploads: Path, forget: Callable[[], object] = lambda: None) -> App:
     """An ASGI application that reads the body of a request whole before it passes it on.
 
     Gradio would leave the file of an upload that is cut off, and print a traceback.
@@ -33,6 +34,7 @@ def intake(app: App, *, uploads: Path) -> App:
     Args:
         app: behind `wall`, which has checked Content-Length.
         uploads: the folder of uploaded files.
+        forget: called in the server's own thread, every COUNT_SECONDS in which something is uploaded.
     """
     in_flight = stored = 0
     counted_at = -math.inf
@@ -49,6 +51,7 @@ def intake(app: App, *, uploads: Path) -> App:
         if scope["path"].startswith(UPLOAD):
             if time.monotonic() - counted_at > COUNT_SECONDS:
                 counted_at = time.monotonic()
+                forget()
                 stored = await asyncio.to_thread(stored_bytes, uploads)
             if in_flight + length + stored > MAX_STORED:
                 sentence = f"There is no room: uploads are deleted after {KEPT_SECONDS // 60} minutes."
@@ -114,19 +117,17 @@ def stored_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def cleaning(uploads: Path, forget: Callable[[], object]) -> Iterator[None]:
-    """Delete old uploads every minute. Gradio's own task for it ends for ever when an upload comes at its moment.
+def cleaning(uploads: Path) -> Iterator[None]:
+    """Delete old uploads and return freed memory every ten seconds.
 
-    Args:
-        uploads: the folder of uploaded files.
-        forget: called after each time, so that Gradio's lists of these files do not grow.
+    Gradio's own task for uploads ends for ever when one comes at its moment.
     """
     ended = threading.Event()
 
     def clean() -> None:
-        while not ended.wait(60):
+        while not ended.wait(COUNT_SECONDS):
             stored_bytes(uploads)
-            forget()
+            return_memory()
 
     thread = threading.Thread(target=clean, daemon=True)
     thread.start()

@@ -7,9 +7,9 @@ from PIL import Image
 MAX_BYTES = 10 * 2**20  # of an uploaded file
 MAX_WAITING = 100  # requests; further ones are refused with 503
 CONCURRENCY = 1  # requests computed at a time; a network already uses all cores
-KEPT_SECONDS = 600  # after which uploads are deleted, checked every minute
+KEPT_SECONDS = 600  # after which uploads are deleted
 MAX_STORED = 500 * 10**6  # bytes of uploads on the disk; further ones are refused with 507
-COUNT_SECONDS = 10  # between two counts of them: thousands of files take a third of a second
+COUNT_SECONDS = 10  # between two counts of them, which take a third of a second for thousands of files
 MAX_IN_FLIGHT = 100 * 10**6  # bytes of requests that are being received; further ones are refused with 503
 MAX_CONNECTIONS = 200  # at a time
 HEADER_SECONDS = 10  # in which a request has to begin and its headers to end

@@ -374,8 +374,12 @@ def test_the_page_fits_the_screen(server: Server, width: int) -> None:
 
 
 def test_what_gradio_would_keep_for_ever_is_forgotten() -> None:
-    queue = SimpleNamespace(pending_messages_per_session={"open": 1}, pending_event_ids_session={"open": 1, "gone": 2})
+    queue = SimpleNamespace(
+        pending_messages_per_session={"waiting": 1, "answered": 2},
+        pending_event_ids_session={"waiting": {"event"}, "answered": set(), "gone": {"event"}},
+    )
     page = SimpleNamespace(temp_file_sets=[{"a.png"}, {"b.png"}], _queue=queue)
     forget(page)
-    assert queue.pending_event_ids_session == {"open": 1}
+    assert queue.pending_event_ids_session == {"waiting": {"event"}}
+    assert queue.pending_messages_per_session == {"waiting": 1}
     assert page.temp_file_sets == [set(), set()]
