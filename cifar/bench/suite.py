@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, nn
 
 from cifar.bench import textbook
-from cifar.data.batches import batches, draw_order, to_device, to_pixels
+from cifar.data.batches import batch_bounds, draw_order, take, to_device, to_pixels
 from cifar.data.cifar10 import Dataset, load
 from cifar.data.split import Split
 from cifar.errors import InputError
@@ -279,9 +280,10 @@ def data_lines(dataset: Dataset, *, scale: Scale) -> list[Line]:
         order = draw_order(len(images), generator=generator)
 
         def pass_over() -> None:
-            for batch, labels, _ in batches(images, order, batch_size=recipe.batch_size):
-                offsets = draw_offsets(len(labels), most=8, generator=generator)
-                flips = draw_flips(len(labels), probability=0.5, generator=generator)
+            for start, stop in pairwise(batch_bounds(len(images), recipe.batch_size)):
+                offsets = draw_offsets(stop - start, most=8, generator=generator)
+                flips = draw_flips(stop - start, probability=0.5, generator=generator)
+                batch = take(images.images, order[start:stop])
                 to_pixels(crop_and_flip(batch, offsets, flips, padding=4, mode="zero"))
 
         return len(images) / seconds(pass_over)

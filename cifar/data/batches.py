@@ -1,7 +1,6 @@
 """Batches: the whole split is on the device and a batch is an index into it, so there are no loader processes."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Generator, Tensor
@@ -65,25 +64,16 @@ def last_batch_remark(num_images: int, batch_size: int) -> str:
     return f"The last of {num_images:,} images would be a batch of its own: it joins the batch before it."
 
 
-def batches(split: Split, order: Tensor, *, batch_size: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of a split in a given order, as many as `num_batches` says; the last may be smaller, or larger by one.
+def batch_bounds(num_images: int, batch_size: int) -> list[int]:
+    """Where each batch of an epoch begins among the images in their order, and, last, where the epoch ends.
+
+    There are as many batches as `num_batches` says; the last may be smaller, or larger by one.
 
     Args:
-        split: on any device.
-        order: indices into the split, int64 [N], on the CPU.
+        num_images: N.
         batch_size: images per batch.
-        first: number of the first batch, counted from 0; those before it are skipped.
-
-    Yields:
-        images uint8 [B, 3, 32, 32] and labels int64 [B], on the split's device, and their indices in it, int64 [B], on
-        the CPU.
     """
-    last = num_batches(len(order), batch_size) - 1
-    for number in range(first, last + 1):
-        stop = (number + 1) * batch_size if number < last else len(order)
-        indices = order[number * batch_size : stop]
-        device_indices = indices.to(split.labels.device)
-        yield take(split.images, device_indices), split.labels[device_indices], indices
+    return [number * batch_size for number in range(num_batches(num_images, batch_size))] + [num_images]
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -1,57 +1,96 @@
 """Augmentation of whole batches, on whatever device they lie.
 
 Randomness is drawn first (`draw_*`, from an explicit CPU generator, so that every device sees the same draws) and then
-applied by pure functions (`crop_and_flip`, `jitter`, `mixup`, `cutmix`). Both ends of every probability are exact.
+applied by pure functions (`crop_and_flip`, `gather_crops`, `jitter`, `mix`). Both ends of every probability are exact.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Generator, Tensor
 
-from cifar.data.batches import draw_order, to_pixels
+from cifar.data.batches import draw_order, take, to_pixels
+from cifar.data.split import Split
 from cifar.recipes.schema import Augment
 
+# What `draw_augmentation` draws for a batch as a whole; everything else has a row for each image.
+PER_BATCH = ("blend", "box", "label_weights")
 
-def augment(
-    images: Tensor, labels: Tensor, recipe: Augment, *, generator: Generator, flips: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Crop, mirror, jitter and mix a batch.
+
+def draw_augmentation(
+    num_images: int, recipe: Augment, *, generator: Generator, flips: Tensor | None = None, size: int = 32
+) -> dict[str, Tensor]:
+    """Everything random of a batch's augmentation, on the CPU; what the recipe does not do is left out.
 
     Args:
-        images: uint8 [N, 3, H, W]; float activations of a frozen part pass unchanged.
-        labels: int64 [N].
+        num_images: N.
         recipe: its augmentation group.
         generator: on the CPU.
-        flips: bool [N], which images to mirror, on the CPU; drawn where not given.
+        flips: bool [N], which images to mirror; drawn where not given.
+        size: of the images, in pixels a side.
 
     Returns:
-        float pixels [N, 3, H, W] in [0, 1], beyond it only by jitter; the labels; the labels that were mixed in [N];
-        lambda, the weight of the images' own labels.
+        offsets int64 [N, 2] and flips bool [N]; brightness and contrast, float [N]; and of mixup and CutMix partners,
+        int64 [N], the image of the batch that each is mixed with; blend, float32, the weight of an image's own pixels
+        outside the box; box, int64 [4], as of `draw_box`, where they have none; label_weights, float32 [2], the weight
+        of its own label and of the other.
     """
-    num_images, device = len(images), images.device
+    drawn: dict[str, Tensor] = {}
     if recipe.crop_padding or recipe.flip:
-        offsets = draw_offsets(num_images, most=2 * recipe.crop_padding, generator=generator)
+        drawn["offsets"] = draw_offsets(num_images, most=2 * recipe.crop_padding, generator=generator)
         if flips is None:
             flips = draw_flips(num_images, probability=recipe.flip, generator=generator)
-        images = crop_and_flip(images, offsets, flips, padding=recipe.crop_padding, mode=recipe.crop_mode)
-    pixels = to_pixels(images)
+        drawn["flips"] = flips
     if recipe.brightness or recipe.contrast:
-        brightness, contrast = (
-            draw_jitter(num_images, most=most, generator=generator).to(device)
-            for most in (recipe.brightness, recipe.contrast)
-        )
-        pixels = jitter(pixels, brightness, contrast)
+        drawn["brightness"] = draw_jitter(num_images, most=recipe.brightness, generator=generator)
+        drawn["contrast"] = draw_jitter(num_images, most=recipe.contrast, generator=generator)
     if not (recipe.mixup or recipe.cutmix):
-        return pixels, labels, labels, 1.0
-    order = draw_order(num_images, generator=generator).to(device)
+        return drawn
+    drawn["partners"] = draw_order(num_images, generator=generator)
     use_mixup = bool(recipe.mixup)
     if recipe.mixup and recipe.cutmix:
         use_mixup = bool(torch.rand((), generator=generator) < 0.5)
     lam = draw_lambda(alpha=recipe.mixup if use_mixup else recipe.cutmix, generator=generator)
-    if use_mixup:
-        return mixup(pixels, order, lam=lam), labels, labels[order], lam
-    size = pixels.shape[-1]
-    box = draw_box(lam, size=size, generator=generator)
-    return cutmix(pixels, order, box), labels, labels[order], box_lambda(box, size=size)
+    blend, box = lam, (0, 0, 0, 0)
+    if not use_mixup:
+        box = draw_box(lam, size=size, generator=generator)
+        blend, lam = 1.0, box_lambda(box, size=size)
+    drawn["blend"], drawn["box"] = torch.tensor(blend), torch.tensor(box)
+    drawn["label_weights"] = torch.tensor([lam, 1 - lam])
+    return drawn
+
+
+def augment(
+    split: Split, drawn: Mapping[str, Tensor], recipe: Augment, *, static: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Take a batch out of a split, crop, mirror, jitter and mix it.
+
+    Args:
+        split: images uint8 [M, 3, H, W], or float activations of a frozen part, which pass unchanged; labels int64 [M].
+        drawn: what `draw_augmentation` returns, and indices, int64 [N], of the images in the split. All on the split's
+            device, but for offsets and flips, which `crop_and_flip` wants on the CPU.
+        recipe: its augmentation group.
+        static: whether to crop in one gather of fixed shapes (`gather_crops`), as a GPU likes it; the pixels are equal.
+
+    Returns:
+        float pixels [N, 3, H, W] in [0, 1], beyond it only by jitter; the labels; the labels that were mixed in [N];
+        the weights of the two [2], None without mixing.
+    """
+    indices, padding, mode = drawn["indices"], recipe.crop_padding, recipe.crop_mode
+    if "offsets" not in drawn:
+        images = take(split.images, indices)
+    elif static:
+        images = gather_crops(split.images, indices, drawn["offsets"], drawn["flips"], padding=padding, mode=mode)
+    else:
+        images = take(split.images, indices)
+        images = crop_and_flip(images, drawn["offsets"], drawn["flips"], padding=padding, mode=mode)
+    pixels, labels = to_pixels(images), split.labels.index_select(0, indices)
+    if "contrast" in drawn:
+        pixels = jitter(pixels, drawn["brightness"], drawn["contrast"])
+    if "partners" not in drawn:
+        return pixels, labels, labels, None
+    pixels = mix(pixels, drawn["partners"], drawn["blend"], drawn["box"])
+    return pixels, labels, labels.index_select(0, drawn["partners"]), drawn["label_weights"]
 
 
 def draw_offsets(num_images: int, *, most: int, generator: Generator) -> Tensor:
@@ -125,6 +164,39 @@ def crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, *, padding: in
     return cropped.view(num_images, height, width, num_channels).permute(0, 3, 1, 2)
 
 
+def gather_crops(images: Tensor, indices: Tensor, offsets: Tensor, flips: Tensor, *, padding: int, mode: str) -> Tensor:
+    """What `crop_and_flip` makes of chosen images, in one gather whose shapes do not depend on the draws.
+
+    Args:
+        images: [M, C, H, W] in channels-last memory, any dtype, on any device.
+        indices: int64 [N], of the images to take.
+        offsets, flips, padding, mode: as of `crop_and_flip`, but on the device of the images.
+
+    Returns:
+        [N, C, H, W] of the same dtype, in channels-last memory.
+    """
+    _, num_channels, height, width = images.shape
+    across = torch.arange(width, device=images.device)
+    rows = torch.arange(height, device=images.device) + (offsets[:, :1] - padding)  # [N, H], outside 0 … H - 1 padding
+    columns = torch.where(flips[:, None], width - 1 - across, across) + (offsets[:, 1:] - padding)  # [N, W]
+    row_is_padding, column_is_padding = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+    if mode == "reflect":
+        rows, columns = reflected(rows, height), reflected(columns, width)
+    else:
+        rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    pixels = (indices[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]  # [N, H, W]
+    cropped = images.permute(0, 2, 3, 1).reshape(-1, num_channels).index_select(0, pixels.flatten())
+    cropped = cropped.view(*pixels.shape, num_channels)
+    if mode == "zero":
+        cropped = cropped.masked_fill((row_is_padding[:, :, None] | column_is_padding[:, None, :])[..., None], 0)
+    return cropped.permute(0, 3, 1, 2)
+
+
+def reflected(places: Tensor, length: int) -> Tensor:
+    """Places beyond an end of 0 … length - 1, by less than length, mirrored about the end."""
+    return (length - 1) - ((length - 1) - places.abs()).abs()
+
+
 def draw_jitter(num_images: int, *, most: float, generator: Generator) -> Tensor:
     """How much each image's brightness or contrast changes: float [N], uniform from -most to most.
 
@@ -157,29 +229,20 @@ def draw_lambda(*, alpha: float, generator: Generator) -> float:
     return float(betaincinv(alpha, alpha, uniform))
 
 
-def mixup(images: Tensor, order: Tensor, *, lam: float) -> Tensor:
-    """Blend each image with another (Zhang et al. 2018, "mixup").
+def mix(pixels: Tensor, partners: Tensor, blend: Tensor, box: Tensor) -> Tensor:
+    """Blend each image with another (Zhang et al. 2018, "mixup"), and paste a box of it (Yun et al. 2019, "CutMix").
 
     Args:
-        images: float [N, 3, H, W].
-        order: int64 [N], the other image of each.
-        lam: weight of the image itself, 0 to 1; its label has the same weight.
+        pixels: float [N, 3, H, W].
+        partners: int64 [N], the other image of each.
+        blend: float32, no dimension: the weight of the image itself outside the box, 0 to 1; 1 for CutMix.
+        box: int64 [4], top, left, bottom, right in pixels, bottom and right excluded; empty for mixup.
     """
-    return torch.lerp(images[order], images, lam)
-
-
-def cutmix(images: Tensor, order: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-    """Paste a box of another image into each (Yun et al. 2019, "CutMix").
-
-    Args:
-        images: [N, 3, H, W].
-        order: int64 [N], the other image of each.
-        box: top, left, bottom, right in pixels, bottom and right excluded; lambda is `box_lambda`.
-    """
-    top, left, bottom, right = box
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
-    return mixed
+    rows, columns = (torch.arange(length, device=pixels.device) for length in pixels.shape[2:])
+    top, left, bottom, right = box.unbind()
+    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    weight = blend * ~(in_rows[:, None] & in_columns)  # [H, W]
+    return torch.lerp(take(pixels, partners), pixels, weight)
 
 
 def draw_box(lam: float, *, size: int, generator: Generator) -> tuple[int, int, int, int]:

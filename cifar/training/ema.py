@@ -12,36 +12,51 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 class MovingAverage(AveragedModel):
     """PyTorch's averaged network, in which only floating-point tensors are averaged; all others are copied.
 
-    Averages of integers would be truncated: an index that does not change at all would drift to zero. The number of
-    steps so far stays on the host, so that no step waits for the device.
+    Averages of integers would be truncated: an index that does not change at all would drift to zero.
 
     Args:
         model: on its device.
-        decay: per step, once it has warmed up.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(model, use_buffers=True)
-        self.decay = decay
         tensors = tensors_of(self.module)
         self.shares_memory = len({tensor.untyped_storage().data_ptr() for tensor in tensors}) < len(tensors)
 
     @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take the weights and buffers of the network after a step into the average; the first time they are it."""
-        num_averaged = int(self.n_averaged)
+    def update_parameters(self, model: nn.Module, weight: Tensor | float) -> None:  # type: ignore[override]
+        """Take the weights and buffers of the network after a step into the average.
+
+        Args:
+            model: with the tensors that the average was made of.
+            weight: of this step, as of `averaging_weight`; a tensor without dimensions lies on the network's device.
+        """
         pairs: Any = [tensors_of(self.module), tensors_of(model)]
         groups: Any = _group_tensors_by_device_and_dtype(pairs)
         for (_, dtype), ((averages, values), _) in groups.items():
-            if num_averaged and (dtype.is_floating_point or dtype.is_complex):
-                weight = 1 - warmed_decay(self.decay, num_averaged)
-                if self.shares_memory:  # in place, what several tensors hold would be averaged several times
-                    values = torch._foreach_lerp(averages, values, weight)
-                else:
-                    torch._foreach_lerp_(averages, values, weight)
+            if (dtype.is_floating_point or dtype.is_complex) and not (isinstance(weight, float) and weight == 1):
+                if not self.shares_memory:
+                    lerp_(averages, values, weight)
                     continue
+                moved = [average.clone() for average in averages]  # else shared memory would be averaged several times
+                lerp_(moved, values, weight)
+                values = moved
             torch._foreach_copy_(averages, values)
-        self.n_averaged += 1
+
+
+def lerp_(averages: Any, values: Any, weight: Tensor | float) -> None:
+    """Move averages towards values, in place; PyTorch has it for a tensor's weight only with one kernel a tensor.
+
+    Args:
+        averages, values: tensors of one type on one device.
+        weight: of the values, 0 to 1.
+    """
+    if isinstance(weight, Tensor):
+        differences: Any = torch._foreach_sub(values, averages)
+        torch._foreach_mul_(differences, weight)
+        torch._foreach_add_(averages, differences)
+    else:
+        torch._foreach_lerp_(averages, values, weight)
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:
@@ -49,11 +64,11 @@ def tensors_of(model: nn.Module) -> list[Tensor]:
     return [tensor.detach() for tensor in chain(model.parameters(), model.buffers())]
 
 
-def warmed_decay(decay: float, num_averaged: int) -> float:
-    """The decay of a step, which rises as (1 + n) / (10 + n), so that early weights are forgotten.
+def averaging_weight(decay: float, step: int) -> float:
+    """The weight of a step in the average: its decay rises as (1 + n) / (10 + n), so that early weights are forgotten.
 
     Args:
         decay: that it rises to.
-        num_averaged: n, steps that are in the average.
+        step: n, steps before it in the training; the first one is the average.
     """
-    return min(decay, (1 + num_averaged) / (10 + num_averaged))
+    return 1 - min(decay, (1 + step) / (10 + step)) if step else 1.0

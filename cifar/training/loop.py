@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from cifar.data.batches import batches, draw_order, last_batch_remark, num_batches, to_device
+from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
 from cifar.evaluation.predict import predict_logits
 from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory
@@ -18,13 +19,14 @@ from cifar.models.layers import resize
 from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
 from cifar.runs import METRICS, WEIGHTS, metrics_text, weights_bytes
-from cifar.training.augment import alternate_flips, augment
+from cifar.training.augment import augment
+from cifar.training.capture import Rows, Steps, obstacle
 from cifar.training.display import Display, Tick
 from cifar.training.divergence import diverged, save_or_diverge
 from cifar.training.loggers import Logger
-from cifar.training.optimisers import freeze_finished
+from cifar.training.optimisers import freeze_finished, rates_on_device, set_rates
+from cifar.training.plan import draw_plan
 from cifar.training.resume import how_computed, restore_state, resumed_otherwise
-from cifar.training.schedules import lr_factor
 from cifar.training.state import State, new_state, save_state
 from cifar.training.step import training_step
 
@@ -40,6 +42,7 @@ def train(
     folder: Path,
     device: str = "cpu",
     compile: bool = False,
+    capture: bool = True,
     display: Display | None = None,
     loggers: Sequence[Logger] = (),
     resume: bool = False,
@@ -59,6 +62,7 @@ def train(
         folder: an existing run folder.
         device: cpu, mps or cuda.
         compile: fuse the network's operations with torch.compile.
+        capture: on a GPU, capture a step as a CUDA graph and replay it.
         display: sees progress, and may stop the training after a step.
         loggers: get each epoch's row.
         resume: continue from the folder's last.ckpt.
@@ -96,45 +100,40 @@ def train(
     steps = num_batches(len(training), recipe.batch_size)
     if remark := last_batch_remark(len(training), recipe.batch_size):
         display.say(remark)
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        rates_on_device(state.optimiser)
+    # Only ever added to, however often it is looked at, so that the sums are exact. mps has no float64.
+    state.totals = state.totals.to(device, torch.float32 if device == "mps" else torch.float64)
+    image_size, static = 0, torch.device(device).type != "cpu"
+
+    def take_step(rows: Rows) -> None:
+        run_step(recipe, state, model, training, rows, precision=precision, image_size=image_size, static=static)
+
+    why_not = obstacle(precision=precision, skip_bad_steps=recipe.skip_bad_steps)
+    capture = capture and on_gpu
+    if capture and why_not:
+        display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
+    runner = Steps(take_step, device=torch.device(device), capture=capture and not why_not, say=display.say)
     display.start_training(recipe.epochs, best_accuracy=state.best_accuracy)
     last_save = time.perf_counter()
 
     while not state.finished:
         started, last_tick = time.perf_counter() - state.epoch_seconds, 0.0
         if state.step == 0:
-            state.order = draw_order(len(training), generator=state.generator)
-            state.totals = torch.zeros(3, dtype=torch.float64)
+            state.totals.zero_()
             if state.epoch == recipe.augment.early_epochs:
                 state.best_accuracy = -1.0  # accuracies on smaller images do not compete with those from here on
         image_size = recipe.augment.early_image_size if state.epoch < recipe.augment.early_epochs else 0
-        freeze_finished(state.optimiser, epoch=state.epoch)
-        # Only ever added to, however often it is looked at, so that the sums are exact. mps has no float64.
-        state.totals = state.totals.to(device, torch.float32 if device == "mps" else torch.float64)
+        finished = freeze_finished(state.optimiser, epoch=state.epoch)
         model.train()
-        for images, labels, indices in batches(training, state.order, batch_size=recipe.batch_size, first=state.step):
-            set_learning_rates(recipe, state, epoch=state.epoch + (state.step + 0.5) / steps)
-            flips = alternate_flips(state.flips, indices, epoch=state.epoch) if state.flips is not None else None
-            batch = augment(images, labels, recipe.augment, generator=state.generator, flips=flips)
-            if image_size:
-                batch = (resize(batch[0], image_size), *batch[1:])
+        plan = draw_plan(recipe, state, num_images=len(training))
+        runner.begin(plan, phase=(image_size, finished))
+        for step in range(state.step, steps):
             try:
-                loss, logits = training_step(
-                    model,
-                    state.optimiser,
-                    state.scaler,
-                    batch,
-                    precision=precision,
-                    label_smoothing=recipe.label_smoothing,
-                    clip_norm=recipe.optimiser.clip_norm,
-                    refuse_bad=state.skipped_steps < recipe.skip_bad_steps,
-                )
+                runner.step(step)
             except FloatingPointError:
                 state.skipped_steps += 1
-            else:
-                if state.average:
-                    state.average.update_parameters(state.model)
-                correct = (logits.argmax(1) == labels).sum()
-                state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
             state.step += 1
 
             now, stopping = time.perf_counter(), display.should_stop()
@@ -154,12 +153,13 @@ def train(
         train_seconds = time.perf_counter() - started
         validation_loss, validation_accuracy = validate(recipe, state, validation, image_size=image_size)
         state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
+        state.generator.set_state(plan.generator)
         state.seconds += time.perf_counter() - started
         total_loss, num_correct, num_images = state.totals.tolist()
-        group = state.optimiser.param_groups[0]  # groups may have other peak rates than the recipe's
+        peak = state.optimiser.param_groups[0]["initial_lr"]  # groups may have other peak rates than the recipe's
         row = {
             "epoch": state.epoch,
-            "learning_rate": recipe.optimiser.lr * (group["lr"] / group["initial_lr"]),
+            "learning_rate": recipe.optimiser.lr * (plan.tables["rates"][-1, 0].item() / peak),
             "train_loss": total_loss / max(num_images, 1),  # all may have been skipped
             "train_accuracy": num_correct / max(num_images, 1),
             "validation_loss": validation_loss,
@@ -174,18 +174,54 @@ def train(
     return state
 
 
-def set_learning_rates(recipe: Recipe, state: State, *, epoch: float) -> None:
-    """Set the rate of every parameter group by the schedule; plateau sets them itself, after an epoch.
+def run_step(
+    recipe: Recipe,
+    state: State,
+    model: nn.Module,
+    training: Split,
+    rows: Rows,
+    *,
+    precision: str,
+    image_size: int,
+    static: bool,
+) -> None:
+    """Augment a batch, update the weights and their average, and add to the sums of the epoch.
+
+    Where `static`, nothing here may make a number of Python's out of a tensor, put one into a tensor, or have a shape
+    that depends on values: a GPU would be waited for, and a captured step would repeat the number.
 
     Args:
-        recipe, state: of the training; the optimiser's rates are changed.
-        epoch: time in epochs.
+        recipe, state: of the training.
+        model: the part of the network that is trained.
+        training: on the device.
+        rows: of the plan's tables, for this step.
+        precision: as the device has it.
+        image_size: side in pixels that images are resized to; 0 leaves them alone.
+        static: whether it is for a GPU.
+
+    Raises:
+        FloatingPointError, WorldError: as `training_step`.
     """
-    if state.plateau is None:
-        for group in state.optimiser.param_groups:
-            train_epochs = group.get("train_epochs", 0)
-            factor = lr_factor(recipe.schedule, epoch, epochs=recipe.epochs, train_epochs=train_epochs)
-            group["lr"] = group["initial_lr"] * factor
+    set_rates(state.optimiser, rows["rates"])
+    batch = augment(training, rows, recipe.augment, static=static)
+    if image_size:
+        batch = (resize(batch[0], image_size), *batch[1:])
+    loss, logits = training_step(
+        model,
+        state.optimiser,
+        state.scaler,
+        batch,
+        precision=precision,
+        label_smoothing=recipe.label_smoothing,
+        clip_norm=recipe.optimiser.clip_norm,
+        refuse_bad=state.skipped_steps < recipe.skip_bad_steps,
+    )
+    labels = batch[1]
+    if state.average:
+        weight = rows["averaging"]
+        state.average.update_parameters(state.model, weight if static else weight.item())
+    correct = (logits.argmax(1) == labels).sum()
+    state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
 
 
 def validate(recipe: Recipe, state: State, validation: Split, *, image_size: int) -> tuple[float, float]:

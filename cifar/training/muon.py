@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+MOST_PADDED = 2**22  # elements of matrices that are worth padding; larger ones keep a GPU busy as they are
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; found by its author to raise small singular values fastest
 
 
@@ -33,7 +34,8 @@ class Muon(Optimizer):
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, steps: int = 5) -> None:
-        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": 0.95, "steps": steps})
+        # "fused" tells load_state_dict to bring AdamW's counts of steps to the device.
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": 0.95, "steps": steps, "fused": True})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -46,25 +48,30 @@ class Muon(Optimizer):
                 updates[group["kind"]](parameters, group)
 
     def step_muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Orthogonalise parameters of one shape together: many small products cost more than a few large ones."""
-        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            by_shape[parameter.shape].append(parameter)
-        for shape, same in by_shape.items():
-            matrices = []
-            for parameter in same:
-                assert parameter.grad is not None
-                average = self.momentum_of(parameter)
-                average.lerp_(parameter.grad, 1 - group["momentum"])
-                matrices.append(parameter.grad.lerp(average, group["momentum"]).flatten(1))  # [R, C]
-            rows, columns = matrices[0].shape
-            scale = 1.0 if group["kind"] == "muon-unit" else 0.2 * math.sqrt(max(rows, columns))
-            for parameter, update in zip(same, orthogonalise(torch.stack(matrices), steps=group["steps"]), strict=True):
-                if group["kind"] == "muon-unit":
-                    parameter.mul_(math.sqrt(rows) / parameter.norm())
-                else:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view(shape), alpha=-group["lr"] * scale)
+        """Average the gradients, orthogonalise them, and move the parameters."""
+        lr, momentum, is_unit = group["lr"], group["momentum"], group["kind"] == "muon-unit"
+        gradients: Any = [parameter.grad for parameter in parameters]
+        averages: Any = [self.momentum_of(parameter) for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        matrices = [mean.flatten(1) for mean in torch._foreach_lerp(gradients, averages, momentum)]  # [R, C] each
+        on_device = isinstance(lr, Tensor)
+        padded = on_device and padded_size(matrices) <= MOST_PADDED
+        updates = (orthogonalise_padded if padded else orthogonalise_by_shape)(matrices, steps=group["steps"])
+        updates = [update.view(one.shape) for update, one in zip(updates, parameters, strict=True)]
+        scales = [1.0 if is_unit else 0.2 * math.sqrt(max(matrix.shape)) for matrix in matrices]
+        if is_unit:
+            norms = torch._foreach_norm(parameters)
+            factors = [math.sqrt(len(one)) / norm for one, norm in zip(parameters, norms, strict=True)]
+            torch._foreach_mul_(parameters, factors)
+        else:
+            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        if on_device:
+            torch._foreach_mul_(updates, scales)
+            torch._foreach_mul_(updates, -lr)
+            torch._foreach_add_(parameters, updates)
+        else:
+            for parameter, update, scale in zip(parameters, updates, scales, strict=True):
+                parameter.add_(update, alpha=-lr * scale)
 
     def momentum_of(self, parameter: Tensor) -> Tensor:
         """The running average of a parameter's gradients, zero before its first step."""
@@ -79,11 +86,12 @@ class Muon(Optimizer):
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
-                    "step": torch.zeros(()),
+                    "step": torch.zeros((), device=parameter.device),
                     "mean": torch.zeros_like(parameter),
                     "square": torch.zeros_like(parameter),
                 }
         states = [self.state[parameter] for parameter in parameters]
+        on_device = isinstance(group["lr"], Tensor)  # where the fused kernel reads it; the other one would ask for it
         adamw(
             parameters,
             [parameter.grad for parameter in parameters],  # type: ignore[misc]
@@ -91,26 +99,59 @@ class Muon(Optimizer):
             [state["square"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=True, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
+            foreach=not on_device, fused=on_device, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False,
             lr=group["lr"], weight_decay=group["weight_decay"],
         )  # fmt: skip
 
     def step_sgd(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """SGD with Nesterov momentum."""
+        on_device = isinstance(group["lr"], Tensor)  # as in `step_adamw`
         sgd(
             parameters,
             [parameter.grad for parameter in parameters],  # type: ignore[misc]
             [self.momentum_of(parameter) for parameter in parameters],
-            foreach=True, nesterov=True, maximize=False, dampening=0.0,
+            foreach=not on_device, fused=on_device, nesterov=True, maximize=False, dampening=0.0,
             momentum=group["momentum"], lr=group["lr"], weight_decay=group["weight_decay"],
         )  # fmt: skip
+
+
+def orthogonalise_by_shape(matrices: list[Tensor], *, steps: int) -> list[Tensor]:
+    """Orthogonalise matrices of one shape together: many small products cost more than a few large ones."""
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        by_shape[matrix.shape].append(index)
+    results = list(matrices)
+    for indices in by_shape.values():
+        together = orthogonalise(torch.stack([matrices[index] for index in indices]), steps=steps)
+        for index, result in zip(indices, together, strict=True):
+            results[index] = result
+    return results
+
+
+def orthogonalise_padded(matrices: list[Tensor], *, steps: int) -> list[Tensor]:
+    """Orthogonalise all matrices together, padded with zeros, which stay zero: a GPU starts few products then."""
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    rows, columns = (max(matrix.shape[side] for matrix in wide) for side in (0, 1))
+    together = matrices[0].new_zeros(len(matrices), rows, columns)
+    parts = [padded[: matrix.shape[0], : matrix.shape[1]] for padded, matrix in zip(together, wide, strict=True)]
+    torch._foreach_copy_(parts, wide)
+    results = orthogonalise(together, steps=steps)
+    parts = [padded[: matrix.shape[0], : matrix.shape[1]] for padded, matrix in zip(results, wide, strict=True)]
+    return [
+        part if matrix.shape[0] <= matrix.shape[1] else part.mT for part, matrix in zip(parts, matrices, strict=True)
+    ]
+
+
+def padded_size(matrices: list[Tensor]) -> int:
+    """Elements of all matrices, padded to one shape."""
+    return len(matrices) * max(min(one.shape) for one in matrices) * max(max(one.shape) for one in matrices)
 
 
 def orthogonalise(matrices: Tensor, *, steps: int) -> Tensor:
     """Matrices with the same singular vectors and singular values near 1, by Newton–Schulz iterations.
 
     Args:
-        matrices: float [K, R, C].
+        matrices: float [K, R, C]; one of zeros stays so.
         steps: 5 bring singular values of at least 0.01 times the norm to between 0.7 and 1.2.
 
     Returns:
@@ -132,7 +173,10 @@ def iterate(x: Tensor, *, steps: int) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        if x.dtype == torch.bfloat16:  # three operations in place of eight
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        else:
+            x = a * x + (b * square + c * square @ square) @ x
     return x
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cifar.errors import InputError
@@ -37,6 +37,7 @@ def build_optimiser(recipe: Optimiser, model: nn.Module) -> Optimizer:
     for group in groups:
         group.setdefault("lr", recipe.lr * group.pop("lr_scale", 1.0))
         group["initial_lr"] = group["lr"]
+    on_gpu = any(one.device.type == "cuda" for one in model.parameters())
     fused = all(one.device.type in ("cpu", "cuda") and one.is_floating_point() for one in model.parameters())
     optimiser: Optimizer
     if recipe.kind in ("muon", "muon-sgd"):
@@ -45,7 +46,9 @@ def build_optimiser(recipe: Optimiser, model: nn.Module) -> Optimizer:
         options = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
         optimiser = eager(SGD)(groups, lr=recipe.lr, fused=fused, **options)
     else:
-        optimiser = eager({"adam": Adam, "adamw": AdamW}[recipe.kind])(groups, lr=recipe.lr, fused=fused)
+        optimiser = eager({"adam": Adam, "adamw": AdamW}[recipe.kind])(
+            groups, lr=recipe.lr, fused=fused, capturable=on_gpu
+        )  # fmt: skip
     return optimiser
 
 
@@ -122,18 +125,51 @@ def unit_norm_groups(recipe: Optimiser, model: nn.Module) -> list[Group]:
     return groups
 
 
-def freeze_finished(optimiser: Optimizer, *, epoch: int) -> None:
+def freeze_finished(optimiser: Optimizer, *, epoch: int) -> int:
     """Take no more gradients for parameters whose epochs are over: nothing below them then needs a backward pass.
 
     Args:
         optimiser: whose groups may hold "train_epochs", which they are trained for; 0 is all.
         epoch: that begins, from 0.
+
+    Returns:
+        how many groups are finished.
     """
+    finished = [group for group in optimiser.param_groups if 0 < group.get("train_epochs", 0) <= epoch]
+    for group in finished:
+        for parameter in group["params"]:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    return len(finished)
+
+
+def rates_on_device(optimiser: Optimizer) -> None:
+    """Give every parameter group a tensor for its rate, where its parameters lie, which a captured step can change."""
     for group in optimiser.param_groups:
-        if 0 < group.get("train_epochs", 0) <= epoch:
-            for parameter in group["params"]:
-                parameter.requires_grad_(False)
-                parameter.grad = None
+        group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
+
+def set_rates(optimiser: Optimizer, rates: Tensor) -> None:
+    """Set the learning rate of every parameter group.
+
+    Args:
+        optimiser: whose rates are numbers, or tensors (`rates_on_device`).
+        rates: [G].
+    """
+    tensors = [group["lr"] for group in optimiser.param_groups]
+    if isinstance(tensors[0], Tensor):
+        torch._foreach_copy_(tensors, list(rates.unbind()))
+        return
+    for group, rate in zip(optimiser.param_groups, rates.tolist(), strict=True):
+        group["lr"] = rate
+
+
+def optimiser_values(optimiser: Optimizer) -> dict[str, Any]:
+    """The state of an optimiser as a checkpoint holds it, with numbers for rates whatever the device."""
+    values = optimiser.state_dict()
+    for group in values["param_groups"]:
+        group["lr"] = float(group["lr"])
+    return values
 
 
 def matrices_and_head(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -24,11 +24,11 @@ from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, Content, checkpoint_writer, write_files
 from cifar.training.augment import draw_flips
 from cifar.training.ema import MovingAverage
-from cifar.training.optimisers import build_optimiser
+from cifar.training.optimisers import build_optimiser, optimiser_values
 from cifar.training.schedules import plateau
 from cifar.training.step import all_finite
 
-FORMAT = 3  # of last.ckpt
+FORMAT = 4  # of last.ckpt
 
 
 @dataclass
@@ -38,8 +38,8 @@ class State:
     Attributes:
         scaler: of the loss; enabled for fp16 only.
         epoch: epochs completed; step: steps completed in the current epoch.
+        generator: as it was before the draws of the current epoch, or is before those of the next.
         flips: bool [N]: which images are mirrored in the even epochs, the others in the odd ones; None draws them anew.
-        order: int64 [N], the order of the images in the current epoch.
         totals: [3]: sum of losses, correct predictions and images of the current epoch.
         rows: the rows of metrics.csv so far.
         best_accuracy: best validation accuracy so far, as a fraction; best_epoch: when it was reached, from 1.
@@ -59,7 +59,6 @@ class State:
     scaler: GradScaler
     generator: Generator
     flips: Tensor | None = None
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     totals: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     epoch: int = 0
     step: int = 0
@@ -86,7 +85,7 @@ class State:
 
 
 VALUES = (
-    "epoch", "step", "rows", "best_accuracy", "best_epoch", "seconds", "epoch_seconds", "finished", "order", "totals",
+    "epoch", "step", "rows", "best_accuracy", "best_epoch", "seconds", "epoch_seconds", "finished", "totals",
     "skipped_steps", "origin", "changes",
 )  # fmt: skip
 
@@ -121,7 +120,7 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, p
         model,
         optimiser,
         plateau(recipe.schedule, optimiser),
-        MovingAverage(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
+        MovingAverage(model) if recipe.ema_decay else None,
         GradScaler(device, enabled=precision == "fp16"),
         generator,
         flips,
@@ -134,7 +133,7 @@ def checkpoint(state: State) -> Write:
     values |= {
         "format": FORMAT,
         "model": state.model.state_dict(),
-        "optimiser": state.optimiser.state_dict(),
+        "optimiser": optimiser_values(state.optimiser),
         "plateau": state.plateau.state_dict() if state.plateau else None,
         "average": state.average.state_dict() if state.average else None,
         "scaler": state.scaler.state_dict(),

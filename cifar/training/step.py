@@ -19,7 +19,7 @@ def training_step(
     model: nn.Module,
     optimiser: Optimizer,
     scaler: GradScaler,
-    batch: tuple[Tensor, Tensor, Tensor, float],
+    batch: tuple[Tensor, Tensor, Tensor, Tensor | None],
     *,
     precision: str,
     label_smoothing: float,
@@ -34,7 +34,7 @@ def training_step(
         model: float pixels [N, 3, H, W] to logits [N, classes].
         optimiser: of its parameters.
         scaler: of the loss; enabled for fp16 only.
-        batch: pixels; labels int64 [N]; the labels that were mixed in [N]; lambda, the weight of the first labels.
+        batch: pixels; labels int64 [N]; the labels that were mixed in [N]; the weights of the two [2], None unmixed.
         precision: fp32, bf16 or fp16, as the device has it.
         label_smoothing: probability mass spread over all classes.
         clip_norm: maximum gradient norm; 0 does not clip.
@@ -48,12 +48,14 @@ def training_step(
         WorldError: there is not enough memory.
     """
     with enough_memory(len(batch[0])):
-        pixels, labels, mixed_labels, lam = batch
+        pixels, labels, mixed_labels, weights = batch
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if refuse_bad else []
-        with torch.autocast(pixels.device.type, DTYPES.get(precision), enabled=precision in DTYPES):
+        # The cache of cast weights would outlive a captured step (pytorch#71631).
+        half = {"enabled": precision in DTYPES, "cache_enabled": False}
+        with torch.autocast(pixels.device.type, DTYPES.get(precision), **half):
             logits = model(pixels)
         logits = logits.float()
-        loss = mixed_loss(logits, labels, mixed_labels, lam=lam, label_smoothing=label_smoothing)
+        loss = mixed_loss(logits, labels, mixed_labels, weights=weights, label_smoothing=label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         # A gradient that fp16 cannot hold is no bad step: the scaler leaves that step out and lowers its scale.
@@ -104,15 +106,20 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return not checks or bool(torch.stack(checks).all())
 
 
-def mixed_loss(logits: Tensor, labels: Tensor, mixed_labels: Tensor, *, lam: float, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy in nats against two labels, weighted lam and 1 - lam (mixup's and CutMix's lambda).
+def mixed_loss(
+    logits: Tensor, labels: Tensor, mixed_labels: Tensor, *, weights: Tensor | None, label_smoothing: float
+) -> Tensor:
+    """Mean cross-entropy in nats against two labels (mixup's and CutMix's).
 
     Args:
         logits: float [N, classes]; labels, mixed_labels: int64 [N].
-        lam: 0 to 1; 1 leaves the second labels out.
+        weights: float [2], of the labels and of those that were mixed in; None leaves the second out.
         label_smoothing: probability mass spread over all classes.
     """
     loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    if lam == 1.0:
+    if weights is None:
         return loss
-    return lam * loss + (1 - lam) * F.cross_entropy(logits, mixed_labels, label_smoothing=label_smoothing)
+    mixed: Tensor = weights[0] * loss + weights[1] * F.cross_entropy(
+        logits, mixed_labels, label_smoothing=label_smoothing
+    )
+    return mixed

@@ -24,7 +24,7 @@ from cifar.recipes import Recipe, recipe_for, to_json, with_fields
 from cifar.runs import load_network, write_files
 from cifar.serving.onnx_file import open_session, run_session, to_onnx
 from cifar.training.display import Display
-from cifar.training.ema import MovingAverage
+from cifar.training.ema import MovingAverage, averaging_weight
 from cifar.training.loop import train
 from cifar.training.state import State
 
@@ -113,10 +113,11 @@ def test_a_network_is_trained_averaged_resumed_saved_and_predicted(
 
 
 @pytest.mark.parametrize("name", ["indexed", "indexed_saved", "Shared", "Views", "swin", "levit"])
-def test_a_moving_average_against_the_slow_formula(name: str) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_moving_average_against_the_slow_formula(name: str, on_device: bool) -> None:
     """Integers and truth values are copied; a tensor under several names is averaged once."""
     model = build(name)
-    average = MovingAverage(model, decay=0.9)
+    average = MovingAverage(model)
     slow = [tensor.detach().clone() for tensor in tensors_of(model)]
     generator = torch.Generator().manual_seed(0)
     for step in range(4):
@@ -128,7 +129,8 @@ def test_a_moving_average_against_the_slow_formula(name: str) -> None:
                 elif tensor.ndim == 0 and not tensor.is_floating_point():
                     tensor.add_(1)
                 seen.add(tensor.untyped_storage().data_ptr())
-        average.update_parameters(model)
+        weight: Tensor | float = averaging_weight(0.9, step)
+        average.update_parameters(model, torch.tensor(weight) if on_device else weight)
         decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
         for place_, tensor in enumerate(tensors_of(model)):
             if tensor.is_floating_point():
@@ -142,9 +144,9 @@ def test_a_moving_average_against_the_slow_formula(name: str) -> None:
 
 def test_two_hundred_steps_leave_an_index_alone() -> None:
     model = build("swin")
-    average = MovingAverage(model, decay=0.999)
-    for _ in range(200):
-        average.update_parameters(model)
+    average = MovingAverage(model)
+    for step in range(200):
+        average.update_parameters(model, averaging_weight(0.999, step))
     integers = [name for name, buffer in model.named_buffers() if not buffer.is_floating_point()]
     assert integers
     for name in integers:

@@ -5,11 +5,12 @@ import warnings
 import pytest
 import torch
 
+from cifar.data.split import Split
 from cifar.errors import InputError, Remark
 from cifar.models import build_model
 from cifar.recipes import RECIPES, Recipe, recipe_for, typed_recipe, with_fields, with_settings
 from cifar.recipes.unused import READ, unused
-from cifar.training.augment import augment
+from cifar.training.augment import augment, draw_augmentation
 from cifar.training.optimisers import build_optimiser
 from cifar.training.schedules import lr_factor, plateau
 
@@ -55,8 +56,17 @@ def test_what_is_called_unused_changes_nothing_and_the_rest_does(model: str, set
 @pytest.mark.parametrize("settings, used", [({}, False), ({"crop_padding": 2}, True)])
 def test_a_crop_mode_without_a_crop_is_unused(settings: dict[str, object], used: bool) -> None:
     pixels = torch.arange(3 * 32 * 32).view(1, 3, 32, 32).to(torch.uint8)
+    split, generator = Split(pixels, torch.zeros(1)), torch.Generator()
     images = [
-        augment(pixels, torch.zeros(1), recipe.augment, generator=torch.Generator().manual_seed(1))[0]
+        augment(
+            split,
+            {
+                "indices": torch.zeros(1, dtype=torch.int64),
+                **draw_augmentation(1, recipe.augment, generator=generator.manual_seed(1)),
+            },
+            recipe.augment,
+            static=False,
+        )[0]
         for recipe in (with_fields(recipe_for("cnn"), crop_mode=mode, **settings) for mode in ("zero", "reflect"))
     ]
     assert torch.equal(*images) != used

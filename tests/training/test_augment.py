@@ -1,24 +1,28 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from cifar.data.batches import to_device
+from cifar.data.split import Split
 from cifar.recipes import Augment
 from cifar.training.augment import (
     alternate_flips,
     augment,
     box_lambda,
     crop_and_flip,
-    cutmix,
+    draw_augmentation,
     draw_box,
     draw_flips,
     draw_jitter,
     draw_lambda,
     draw_offsets,
+    gather_crops,
     jitter,
-    mixup,
+    mix,
 )
 
 
@@ -45,9 +49,27 @@ def test_crop_and_flip_equals_the_slow_loop(mode: str, padding: int, dtype: torc
     offsets = draw_offsets(64, most=2 * padding, generator=generator)
     flips = draw_flips(64, probability=0.5, generator=generator)
     fast = crop_and_flip(images, offsets, flips, padding=padding, mode=mode)
-    assert torch.equal(fast, slow_crop_and_flip(images, offsets, flips, padding, mode))
+    slow = slow_crop_and_flip(images, offsets, flips, padding, mode)
+    assert torch.equal(fast, slow)
     assert fast.dtype == dtype
     assert fast.is_contiguous(memory_format=torch.channels_last)
+    all_images = images.flip(0).contiguous(memory_format=torch.channels_last)
+    indices = torch.arange(63, -1, -1)
+    static = gather_crops(all_images, indices, offsets, flips, padding=padding, mode=mode)
+    assert torch.equal(static, slow)
+    assert static.dtype == dtype
+    assert static.is_contiguous(memory_format=torch.channels_last)
+    few = gather_crops(all_images, indices[:3], offsets[:3], flips[:3], padding=padding, mode=mode)
+    assert torch.equal(few, slow[:3])
+
+
+def test_padding_wider_than_the_image_is_black() -> None:
+    images, offsets = random_images(4), torch.tensor([[0, 0], [80, 80], [40, 3], [75, 40]])
+    flips = torch.tensor([True, False, True, False])
+    slow = slow_crop_and_flip(images, offsets, flips, 40, "zero")
+    assert torch.equal(crop_and_flip(images, offsets, flips, padding=40, mode="zero"), slow)
+    images = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(gather_crops(images, torch.arange(4), offsets, flips, padding=40, mode="zero"), slow)
 
 
 def test_every_corner_of_the_padding_is_reached() -> None:
@@ -86,21 +108,27 @@ def test_jitter_is_drawn_from_either_side(most: float) -> None:
     assert drawn.std() == pytest.approx(most / 3**0.5, abs=0.002)  # of a uniform distribution
 
 
+NO_BOX = torch.zeros(4, dtype=torch.int64)
+
+
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
 def test_mixup_equals_the_slow_loop(lam: float) -> None:
-    images, order = random_images(8).float() / 255, torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])
-    slow = torch.stack([lam * images[i] + (1 - lam) * images[order[i]] for i in range(8)])
-    torch.testing.assert_close(mixup(images, order, lam=lam), slow)
+    images, partners = random_images(8).float() / 255, torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])
+    slow = torch.stack([lam * images[i] + (1 - lam) * images[partners[i]] for i in range(8)])
+    found = mix(images, partners, torch.tensor(lam), NO_BOX)
+    torch.testing.assert_close(found, slow)
+    if lam in (0, 1):
+        assert torch.equal(found, slow)
 
 
 def test_cutmix_pastes_exactly_the_box() -> None:
-    images, order, box = random_images(6), torch.tensor([1, 2, 3, 4, 5, 0]), (3, 10, 20, 32)
-    mixed = cutmix(images, order, box)
+    images, partners, box = random_images(6) / 255, torch.tensor([1, 2, 3, 4, 5, 0]), (3, 10, 20, 32)
+    mixed = mix(images, partners, torch.tensor(1.0), torch.tensor(box))
     for i in range(6):
         for row in range(32):
             for column in (0, 9, 10, 31):
                 inside = 3 <= row < 20 and 10 <= column < 32
-                assert torch.equal(mixed[i, :, row, column], images[order[i] if inside else i, :, row, column])
+                assert torch.equal(mixed[i, :, row, column], images[partners[i] if inside else i, :, row, column])
     assert box_lambda(box, size=32) == 1 - 17 * 22 / 1024
 
 
@@ -148,21 +176,57 @@ def test_alternate_flips_turn_round_every_epoch() -> None:
         assert alternate_flips(first, indices, epoch=epoch + 1).tolist() == [True, False, False]
 
 
+def augmented(split: Split, recipe: Augment, generator: Generator, *, static: bool = False) -> tuple[Tensor, ...]:
+    """All images of a split in their order."""
+    drawn = {"indices": torch.arange(len(split)), **draw_augmentation(len(split), recipe, generator=generator)}
+    return augment(split, drawn, recipe, static=static)  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("fields", [{}, {"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 1.0, "cutmix": 1.0}])
 def test_mixing_both_ways(fields: dict[str, float]) -> None:
-    images, labels = random_images(20), torch.arange(20)
-    pixels, own, mixed, lam = augment(images, labels, Augment(**fields), generator=Generator().manual_seed(0))
-    assert torch.equal(own, labels)
-    assert (lam == 1.0) == (not fields)
-    assert torch.equal(mixed, labels) == (not fields)
-    assert torch.equal(pixels, images / 255) == (not fields)
+    split = Split(random_images(20), torch.arange(20))
+    pixels, own, mixed, weights = augmented(split, Augment(**fields), Generator().manual_seed(0))
+    assert torch.equal(own, split.labels)
+    assert torch.equal(mixed, split.labels) == (not fields)
+    assert torch.equal(pixels, split.images / 255) == (not fields)
+    if not fields:
+        assert weights is None
+    else:
+        assert weights.sum().item() == pytest.approx(1)
 
 
 def test_mixup_and_cutmix_alternate_at_random() -> None:
-    images, labels, generator = random_images(2), torch.arange(2), Generator().manual_seed(0)
+    split, generator = Split(random_images(2), torch.arange(2)), Generator().manual_seed(0)
     recipe, blended = Augment(mixup=1.0, cutmix=1.0), 0
     for _ in range(200):
-        pixels = augment(images, labels, recipe, generator=generator)[0]
-        originals = (pixels[0] == images[0] / 255) | (pixels[0] == images[1] / 255)
+        pixels = augmented(split, recipe, generator)[0]
+        originals = (pixels[0] == split.images[0] / 255) | (pixels[0] == split.images[1] / 255)
         blended += not bool(originals.all())
     assert 30 < blended < 70  # half of them mixup, of which half leave every image as it is
+
+
+def test_the_weights_of_labels_are_those_of_pixels() -> None:
+    """White images among black ones: the mean pixel is the weight of the own label."""
+    split = to_device(Split(torch.full((50, 3, 32, 32), 255, dtype=torch.uint8), torch.arange(50)), torch.device("cpu"))
+    split.images[25:] = 0
+    for fields in ({"mixup": 0.8}, {"cutmix": 1.0}):
+        recipe, generator = Augment(**fields), Generator().manual_seed(3)
+        for _ in range(20):
+            pixels, own, other, weights = augmented(split, recipe, generator)
+            expected = weights[0] * (own < 25) + weights[1] * (other < 25)
+            torch.testing.assert_close(pixels.mean((1, 2, 3)), expected)
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"flip": 1.0}, {"crop_padding": 4, "flip": 0.5}, {"crop_padding": 2, "crop_mode": "reflect", "mixup": 0.2},
+    {"crop_padding": 4, "brightness": 0.2, "contrast": 0.3, "cutmix": 1.0, "mixup": 1.0},
+])  # fmt: skip
+def test_fixed_shapes_give_the_same_pixels(fields: dict[str, Any]) -> None:
+    split = to_device(Split(random_images(40), torch.arange(40) % 10), torch.device("cpu"))
+    recipe = Augment(**fields)
+    for ours, theirs in zip(
+        augmented(split, recipe, Generator().manual_seed(5), static=True),
+        augmented(split, recipe, Generator().manual_seed(5), static=False),
+        strict=True,
+    ):
+        assert ours is theirs or torch.equal(ours, theirs)

@@ -19,10 +19,10 @@ from cifar.models.resnet import ResNet
 from cifar.models.speednet import SpeedNet
 from cifar.recipes import Optimiser, Recipe, any_network, recipe_for, with_fields, with_settings
 from cifar.runs import read_metrics
-from cifar.training import loop
+from cifar.training import loop, plan
 from cifar.training.augment import crop_and_flip
 from cifar.training.display import Display, Tick
-from cifar.training.ema import MovingAverage
+from cifar.training.ema import MovingAverage, averaging_weight
 from cifar.training.loop import train
 from cifar.training.state import State
 
@@ -167,8 +167,8 @@ def test_early_images_are_resized_as_augmented(
     settings = ["epochs=2", "batch_size=200", "early_image_size=24", "early_epochs=1", "validation_fraction=0.1"]
     recipe = with_settings(recipe_for("resnet20"), [*settings, "crop_padding=0", "flip=0"])
     order: list[torch.Tensor] = []
-    real = loop.draw_order
-    monkeypatch.setattr(loop, "draw_order", lambda *a, **k: (order.append(real(*a, **k)), order[-1])[1])
+    real = plan.draw_order
+    monkeypatch.setattr(plan, "draw_order", lambda *a, **k: (order.append(real(*a, **k)), order[-1])[1])
     run(recipe, few, tmp_path)
     pixels = few[0].images[order[0]] / 255
     expected = F.interpolate(pixels, (24, 24), mode="bilinear", antialias=True)
@@ -272,11 +272,11 @@ def test_mean_loss_weighs_a_small_last_batch_by_its_size(few: tuple[Split, Split
 @pytest.mark.parametrize("decay", [0.0, 0.999])
 def test_moving_average_equals_the_slow_formula(decay: float) -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
-    average = MovingAverage(layer, decay=decay)
+    average = MovingAverage(layer)
     slow = 0.0
     for n, value in enumerate((3.0, -2.0, 8.0, 5.0)):
         torch.nn.init.constant_(layer.weight, value)
-        average.update_parameters(layer)
+        average.update_parameters(layer, averaging_weight(decay, n))
         share = min(decay, (1 + n) / (10 + n)) if n else 0
         slow = share * slow + (1 - share) * value
     assert average.module.weight.item() == pytest.approx(slow)

@@ -14,7 +14,14 @@ from cifar.errors import InputError
 from cifar.models import build_model
 from cifar.recipes import recipe_for, with_fields, with_settings
 from cifar.training.loop import train
-from cifar.training.muon import Muon, iterate, iterate_squares, orthogonalise
+from cifar.training.muon import (
+    Muon,
+    iterate,
+    iterate_squares,
+    orthogonalise,
+    orthogonalise_by_shape,
+    orthogonalise_padded,
+)
 from cifar.training.optimisers import build_optimiser
 
 
@@ -40,6 +47,22 @@ def test_each_matrix_is_on_its_own() -> None:
     for matrix, result in zip(matrices, together, strict=True):
         torch.testing.assert_close(orthogonalise(matrix[None], steps=5)[0], result)
     torch.testing.assert_close(orthogonalise(torch.zeros(1, 3, 3), steps=5), torch.zeros(1, 3, 3))
+
+
+def test_all_at_once_are_as_shape_by_shape() -> None:
+    shapes = [(8, 20), (20, 8), (8, 20), (1, 5), (30, 3), (16, 16)]
+    matrices = [draw(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    for ours, theirs in zip(
+        orthogonalise_padded(matrices, steps=5), orthogonalise_by_shape(matrices, steps=5), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bf16_it_is_the_same_iteration() -> None:
+    x = draw(3, 16, 40)
+    x /= x.norm(dim=(1, 2), keepdim=True)
+    exact = iterate(x.double(), steps=5)
+    assert (iterate(x.bfloat16(), steps=5) - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
