@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,12 +108,14 @@ def replay(body: bytes, receive: Receive) -> Receive:
 def stored_bytes(folder: Path) -> int:
     """Bytes of a folder on the disk, after what is older than KEPT_SECONDS is deleted: Gradio leaves empty folders."""
     total, oldest = 0, time.time() - KEPT_SECONDS
-    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
-        with suppress(OSError):  # deleted in the meantime, or not empty
-            status = path.stat()
-            total += BLOCK + (0 if path.is_dir() else status.st_size)
-            if status.st_ctime < oldest:
-                path.rmdir() if path.is_dir() else path.unlink()
+    for parent, folders, files in os.walk(folder, topdown=False):  # thousands of names: no objects are made of them
+        for name, remove in (*((name, os.unlink) for name in files), *((name, os.rmdir) for name in folders)):
+            path = os.path.join(parent, name)  # noqa: PTH118
+            with suppress(OSError):  # deleted in the meantime, or not empty
+                status = os.lstat(path)
+                total += BLOCK + (status.st_size if remove is os.unlink else 0)
+                if status.st_ctime < oldest:
+                    remove(path)
     return total
 
 
