@@ -5,9 +5,11 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -148,12 +150,14 @@ def check_device(name: str) -> None:
     Raises:
         InputError: names the valid ones.
     """
-    if name not in ("", "cpu", "mps", "cuda"):
-        raise InputError(f"There is no device {name!r}: choose cpu, mps or cuda.")
+    if name and not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+        raise InputError(f"There is no device {name!r}: choose cpu, mps or cuda (cuda:1 is the second GPU).")
 
 
 def choose_device(name: str = "") -> str:
     """The device to run on: the one named, or the best available (cuda, then mps, then cpu).
+
+    A GPU that is named by its number becomes the one that PyTorch means where no number is given.
 
     Raises:
         InputError: another name, or a device that this machine or this build of PyTorch lacks.
@@ -164,10 +168,20 @@ def choose_device(name: str = "") -> str:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not name:
         return next(device for device, there in present.items() if there)
-    if not present[name]:
-        there = ", ".join(device for device, there in present.items() if there)
-        raise InputError(f"The device {name} is absent here: choose from {there}.")
+    kind, _, number = name.partition(":")
+    num_gpus = torch.cuda.device_count() if kind == "cuda" else 0
+    if not present[kind] or (number and int(number) >= num_gpus):
+        there = [device for device, there in present.items() if there]
+        there[1:1] = [f"cuda:{index}" for index in range(num_gpus)] if there[0] == "cuda" and num_gpus > 1 else []
+        raise InputError(f"The device {name} is absent here: choose from {', '.join(there)}.")
+    if number:
+        torch.cuda.set_device(int(number))
     return name
+
+
+def kind_of(device: str) -> str:
+    """cpu, mps or cuda, of a device that may have a number."""
+    return device.partition(":")[0]
 
 
 def choose_precision(wanted: str, *, device: str) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
@@ -180,12 +194,12 @@ def choose_precision(wanted: str, *, device: str) -> tuple[Literal["fp32", "bf16
         device: cpu, mps or cuda.
     """
     if wanted == "auto":
-        return ("bf16" if device == "cuda" and has_bf16("cuda") else "fp32"), ""
+        return ("bf16" if kind_of(device) == "cuda" and has_bf16("cuda") else "fp32"), ""
     if wanted == "bf16" and has_bf16(device):
         return "bf16", ""
-    if wanted == "fp16" and device == "cuda":
+    if wanted == "fp16" and kind_of(device) == "cuda":
         return "fp16", ""
-    return "fp32", "" if wanted == "fp32" else f"This {device} has no fast {wanted}: training in fp32."
+    return "fp32", "" if wanted == "fp32" else f"This {kind_of(device)} has no fast {wanted}: training in fp32."
 
 
 def choose_compile(wanted: bool, *, device: str) -> tuple[bool, str]:
@@ -212,7 +226,7 @@ def synchronise(device: str) -> None:
     """Wait until a GPU has done what it was given; a CPU has."""
     import torch
 
-    if device == "cuda":
+    if kind_of(device) == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
@@ -222,8 +236,57 @@ def has_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 in hardware; device: cpu, mps or cuda."""
     import torch
 
-    if device == "cuda":
+    if kind_of(device) == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def has_tf32(device: str) -> bool:
+    """Whether the device multiplies fp32 in TF32, with 10 bits of mantissa, once `prepare_gpu` has allowed it."""
+    import torch
+
+    return kind_of(device) == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def prepare_gpu(*, deterministic: bool) -> None:
+    """Set PyTorch up for training on a GPU: TF32, and the fastest algorithms for convolutions, or the same every time.
+
+    Args:
+        deterministic: whether two trainings have to give the same bits.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else sums are split differently at times
+        torch.backends.cudnn.deterministic = True
+        # Only a warning where PyTorch has no such algorithm: max pooling without overlap is the same every time.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def start_gpu(device: str) -> None:
+    """Have a GPU and its libraries start in the background, which takes seconds; does nothing without one."""
+    if kind_of(device) != "cuda":
+        return
+    import torch
+
+    def start() -> None:
+        with contextlib.suppress(RuntimeError):  # whoever computes there next is told
+            ones = torch.ones(8, 8, 8, 8, device=device)
+            torch.nn.functional.conv2d(ones, ones).flatten(1) @ torch.ones(8, 1, device=device)
+
+    threading.Thread(target=start, daemon=True).start()
+
+
+def keep_compiled() -> None:
+    """Have torch.compile keep what it made in our cache folder, where no clean-up of temporary files takes it."""
+    from cifar.files import cache_folder
+
+    folder = cache_folder() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))

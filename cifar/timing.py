@@ -1,9 +1,13 @@
-"""Interleaved timing of alternatives, so that a slow phase of the machine slows all of them."""
+"""Where the seconds go; and interleaved timing of alternatives, so that a slow machine slows all of them."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+IMPORTED = time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,22 @@ def seconds(action: Callable[[], object]) -> float:
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+@contextmanager
+def timed(timing: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds that a context takes to those of a name."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timing[name] = timing.get(name, 0.0) + time.perf_counter() - start
+
+
+def process_seconds() -> float:
+    """Seconds since this process began; outside Linux, since this module was imported."""
+    with suppress(OSError, ValueError, IndexError):
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # from when the system began
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        return up - ticks / 100
+    return time.perf_counter() - IMPORTED

@@ -44,6 +44,8 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     assert summary["finished"]
     assert summary["command"] == f"cifar train {' '.join(QUICK)} -s {finished}"
     assert len(summary["test_readings"]) == 1
+    assert set(summary["timing"]) == {"start_up", "data", "training", "evaluation", "pictures"}
+    assert summary["timing"]["training"] >= summary["seconds"] - 0.1
     low, high = summary["test_interval"]
     assert 0 <= low < summary["test_accuracy"] < high <= 1
     assert len((finished / "metrics.csv").read_text().splitlines()) == 3

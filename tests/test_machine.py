@@ -68,8 +68,42 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.choose_device() == "mps"
     with pytest.raises(InputError, match="cuda is absent"):
         machine.choose_device("cuda")
-    with pytest.raises(InputError, match="cpu, mps or cuda"):
-        machine.choose_device("gpu")
+    for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "cuda 1", "cuda:1\n"):
+        with pytest.raises(InputError, match="cpu, mps or cuda"):
+            machine.choose_device(name)
+
+
+def test_one_of_several_gpus_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    assert machine.choose_device("cuda:1") == "cuda:1"
+    assert machine.choose_device("cuda") == "cuda"
+    assert chosen == [1]
+    with pytest.raises(InputError, match="cuda:2 is absent here: choose from cuda, cuda:0, cuda:1, cpu"):
+        machine.choose_device("cuda:2")
+    assert machine.choose_precision("fp16", device="cuda:1") == ("fp16", "")
+    assert [machine.kind_of(device) for device in ("cpu", "mps", "cuda", "cuda:1")] == ["cpu", "mps", "cuda", "cuda"]
+
+
+PREPARED = """
+import os, torch
+from cifar.machine import prepare_gpu
+prepare_gpu(deterministic=False)
+print(torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
+print(torch.are_deterministic_algorithms_enabled(), "CUBLAS_WORKSPACE_CONFIG" in os.environ)
+prepare_gpu(deterministic=True)
+print(torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, os.environ["CUBLAS_WORKSPACE_CONFIG"])
+print(torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+"""
+
+
+def test_a_gpu_is_prepared_without_a_word() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run([sys.executable, "-c", PREPARED], capture_output=True, text=True, env=environment)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["high True True", "False False", "False True :4096:8", "True False"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Any
 
 # What differs between two unbroken runs, or counts what was broken.
 VARIES = re.compile(
-    r"second|time|date|sitting|reading|command|commit|milli|pid|host|checkpoint|lowest|highest|wandb", re.IGNORECASE
+    r"second|time|timing|date|sitting|reading|command|commit|milli|pid|host|checkpoint|lowest|highest|wandb",
+    re.IGNORECASE,
 )
 
 

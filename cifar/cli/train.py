@@ -5,6 +5,7 @@ import os
 import secrets
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,7 +27,18 @@ from cifar.cli.app import (
 from cifar.cli.secrets import hidden
 from cifar.cli.terminal import Ended, exit_code, prepare
 from cifar.errors import InputError
-from cifar.machine import check_device, choose_compile, choose_device, choose_precision, flush_denormals
+from cifar.machine import (
+    check_device,
+    choose_compile,
+    choose_device,
+    choose_precision,
+    flush_denormals,
+    keep_compiled,
+    kind_of,
+    prepare_gpu,
+    start_gpu,
+)
+from cifar.timing import process_seconds, timed
 
 if TYPE_CHECKING:
     from cifar.pipeline import Job
@@ -82,6 +94,12 @@ SkipBadSteps = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the save folder.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard, in the run's folder.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the network for training (torch.compile).")]
+Capture = Annotated[
+    bool, typer.Option("--capture/--no-capture", help="On a GPU: replay captured training steps (CUDA graphs).")
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="On a GPU: the same bits every time, also when resumed; slower.")
+]
 Kernels = Annotated[
     str, typer.Option("--kernels", help="On a CPU: native (where they can be compiled; the default) or pytorch.")
 ]
@@ -111,6 +129,8 @@ def train(
     overwrite: Overwrite = False,
     tensorboard: TensorBoard = False,
     compile: Compile = False,
+    capture: Capture = True,
+    deterministic: Deterministic = False,
     kernels: Kernels = "",
     checkpoint_minutes: CheckpointMinutes = 5.0,
     skip_bad_steps: SkipBadSteps = None,
@@ -135,8 +155,9 @@ def train(
         chosen, folder, cross_validate = recipe_to_resume(resume), resume, (resume / CROSSVAL).exists()
         chosen = changed_recipe(chosen, changeable, cross_validate=cross_validate)
         data = data or data_of(resume)
-        former_kernels, former_compile = how_computed(resume)
-        kernels, compile = kernels or former_kernels, compile or former_compile
+        former = how_computed(resume)
+        kernels, compile = kernels or former.get("kernels", ""), compile or former.get("compiled", False)
+        deterministic = deterministic or (former.get("device") != "cpu" and former.get("deterministic", False))
     else:
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
@@ -160,9 +181,11 @@ def train(
         display.say(first_line(chosen, folder))  # PyTorch takes a second; other networks may yet be refused
     from cifar.pipeline import Job
 
+    if compile:
+        keep_compiled()
     job = Job(
-        chosen, folder, device=choose_device(device), compile=compile, cross_validate=cross_validate, wandb=wandb,
-        tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
+        chosen, folder, device=choose_device(device), compile=compile, capture=capture, deterministic=deterministic,
+        cross_validate=cross_validate, wandb=wandb, tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
         checkpoint_seconds=60 * checkpoint_minutes, command=hidden(shlex.join(["cifar", *context.obj])),
         trust_code=trust_code or bool(model),  # typed here, it is the user's own
     )  # fmt: skip
@@ -272,6 +295,9 @@ def run_job(job: "Job", data: str) -> None:
 
     if is_own(job.recipe.model):
         check_trust(job.recipe.model, trust_code=job.trust_code)
+    if kind_of(job.device) == "cuda":
+        prepare_gpu(deterministic=job.deterministic)
+        start_gpu(job.device)
     flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
     if not job.resume:
         build_model(
@@ -279,7 +305,10 @@ def run_job(job: "Job", data: str) -> None:
         )  # now, so that a wrong name or weights that cannot be had leave nothing behind
     if ":" in job.recipe.model:
         display.say(first_line(job.recipe, job.folder))
-    dataset = open_data(data)
+    timing = {"start_up": process_seconds()}
+    with timed(timing, "data"):
+        dataset = open_data(data)
+    job = replace(job, timing=timing)
     program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
     resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * is_own(job.recipe.model)
     with display.TerminalDisplay() as shown:

@@ -54,7 +54,10 @@ def run_folds(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]
         for fold in range(job.recipe.holdout.num_folds):
             recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
             display.start_fold(fold, job.recipe.holdout.num_folds)
-            fold_job = dataclasses.replace(job, recipe=recipe, folder=folder, resume=job.resume and is_run(folder))
+            fold_job = dataclasses.replace(
+                job, recipe=recipe, folder=folder, resume=job.resume and is_run(folder),
+                timing={} if fold else job.timing,
+            )  # fmt: skip
             try:
                 summaries.append(run_one(fold_job, dataset, display=display, fold=fold))
             except Stopped:

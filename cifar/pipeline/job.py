@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Job:
         folder: the run's, or the cross-validation's, which holds one per fold.
         device: cpu, mps or cuda.
         compile: fuse the network's operations with torch.compile.
+        capture: on a GPU, capture a training step as a CUDA graph and replay it.
+        deterministic: on a GPU, train with algorithms that give the same bits every time.
         cross_validate: train all folds of the recipe.
         wandb, tensorboard: log there too.
         resume: continue what the folder holds.
@@ -32,12 +34,15 @@ class Job:
         checkpoint_seconds: between two checkpoints within an epoch; 0 is none.
         command: what was typed, for the record.
         trust_code: the user's function that the recipe names may be imported and run.
+        timing: seconds that were spent before, as of summary.json.
     """
 
     recipe: Recipe
     folder: Path
     device: str = "cpu"
     compile: bool = False
+    capture: bool = True
+    deterministic: bool = False
     cross_validate: bool = False
     wandb: bool = False
     tensorboard: bool = False
@@ -46,6 +51,7 @@ class Job:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     command: str = ""
     trust_code: bool = False
+    timing: Mapping[str, float] = field(default_factory=dict)
 
 
 class Stopped(Exception):  # noqa: N818  (no error: a person asked for it)

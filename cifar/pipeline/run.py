@@ -1,5 +1,6 @@
 """One run: trained, evaluated on the test set once, drawn; what is done already is not done again."""
 
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -29,6 +30,7 @@ from cifar.runs import (
     wandb_id,
     write_file,
 )
+from cifar.timing import timed
 from cifar.training.display import Display
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
@@ -59,16 +61,28 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
     """
     with held(job) as create:
         state = run_state(resumed_summary(job)) if job.resume else "unfinished"
+        timing = dict(job.timing)
         if state == "unfinished":
-            train_held(job, dataset, display=display, create=create)
+            with timed(timing, "training"):
+                train_held(job, dataset, display=display, create=create, timing=timing)
+            timing["training"] -= timing["data"] - job.timing.get("data", 0)
+        begun = time.perf_counter()
+
+        def announce(summary: dict[str, Any]) -> None:
+            timing["evaluation"] = time.perf_counter() - begun
+            display.result(summary, job.folder, fold=fold)
+
         if state != "tested":
             evaluate_held(
                 job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
-                trust_code=job.trust_code, announce=lambda summary: display.result(summary, job.folder, fold=fold),
+                trust_code=job.trust_code, announce=announce,
             )  # fmt: skip
         drawn = draw_missing(job, dataset)
         if state == "tested" and not drawn:
             display.say(f"{job.folder} is finished already; `--resume {job.folder} -e EPOCHS` trains it for longer.")
+        if state != "tested":
+            timing["pictures"] = time.perf_counter() - begun - timing["evaluation"]
+            update_summary(job.folder, timing={name: round(seconds, 3) for name, seconds in timing.items()})
         return read_json(job.folder / SUMMARY)
 
 
@@ -133,15 +147,16 @@ def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:
         Stopped, InputError, WorldError: as `run_one`.
     """
     with held(job) as create:
-        train_held(job, dataset, display=display, create=create)
+        train_held(job, dataset, display=display, create=create, timing={})
 
 
-def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) -> None:
+def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, timing: dict[str, float]) -> None:
     """Train a recipe into its run folder, which this process holds.
 
     Args:
         job, dataset, display: as in `run_one`.
         create: creates the run, once nothing can be refused any more.
+        timing: gets the seconds of the data.
 
     Raises:
         Stopped, InputError, WorldError: as `run_one`.
@@ -153,17 +168,22 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) 
     elif is_pretrained(recipe) and is_of_timm(recipe):
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
         display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
-    images = load(dataset, "train")
+    with timed(timing, "data"):
+        images = load(dataset, "train")
     resume = job.resume and (folder / CHECKPOINT).exists()  # else it was killed before its first checkpoint
     if recipe.network.train_blocks >= 0:
         progress = progress_of(display, "frozen part")
         model = checkpoint_model(recipe, folder) if resume else None
         images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
-    training, validation = cut(images, recipe.holdout)
+    with timed(timing, "data"):
+        training, validation = cut(images, recipe.holdout)
     if job.resume:
         update_summary(folder, sittings=summary.get("sittings", 1) + 1)
     else:
-        facts = describe_run(recipe, dataset, device=job.device, compile=job.compile, command=job.command)
+        facts = describe_run(
+            recipe, dataset, device=job.device, compile=job.compile, deterministic=job.deterministic,
+            command=job.command,
+        )  # fmt: skip
         counts = {"num_train": len(training), "num_validation": len(validation)}
         create(first_files(recipe, facts | counts))
     run_id = wandb_id(folder) if job.wandb else ""
@@ -173,8 +193,9 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create) 
         for logger in loggers:
             stack.callback(logger.close)
         state = train(
-            recipe, training, validation, folder=folder, device=job.device, compile=job.compile, display=display,
-            loggers=loggers, resume=resume, data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
+            recipe, training, validation, folder=folder, device=job.device, compile=job.compile, capture=job.capture,
+            deterministic=job.deterministic, display=display, loggers=loggers, resume=resume,
+            data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
         )  # fmt: skip
     if not state.finished:
         update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)

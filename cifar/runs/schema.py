@@ -77,7 +77,10 @@ class Summary(TypedDict):
     precision: str
     compiled: NotRequired[bool]
     kernels: NotRequired[str]
+    tf32: NotRequired[bool]
+    deterministic: NotRequired[bool]
     threads: NotRequired[Count]
+    timing: NotRequired[dict[Literal["start_up", "data", "training", "evaluation", "pictures"], NotNegative]]
     commit: str
     machine: Machine
     versions: dict[str, str]

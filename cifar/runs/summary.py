@@ -69,14 +69,13 @@ def check_begun(folder: Path) -> None:
         )
 
 
-def how_computed(folder: Path) -> tuple[str, bool]:
-    """The kernels that a run, or the first fold of a cross-validation, was computed with, and whether it was compiled.
-
-    "" and false where the folder does not tell.
+def how_computed(folder: Path) -> dict[str, Any]:
+    """How a run, or the first fold of a cross-validation, was computed: device, kernels, compiled, deterministic;
+    as far as it tells.
     """
     paths = (folder / SUMMARY, folder / "fold-0" / SUMMARY)
     summary = next((read_json(path) for path in paths if path.exists()), {})
-    return str(summary.get("kernels", "")), bool(summary.get("compiled", False))
+    return {name: summary[name] for name in ("device", "kernels", "compiled", "deterministic") if name in summary}
 
 
 def count_test_evaluation(folder: Path, *, purpose: str) -> None:

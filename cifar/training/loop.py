@@ -12,13 +12,13 @@ from torch import nn
 from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
 from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory
+from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory, kind_of, prepare_gpu
 from cifar.models import is_pretrained
 from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
 from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
-from cifar.runs import METRICS, WEIGHTS, metrics_text, weights_bytes
+from cifar.runs import METRICS, WEIGHTS, Content, metrics_text, weights_bytes
 from cifar.training.augment import augment
 from cifar.training.capture import Rows, Steps, obstacle
 from cifar.training.display import Display, Tick
@@ -31,6 +31,7 @@ from cifar.training.state import State, new_state, save_state
 from cifar.training.step import training_step
 
 TICK_SECONDS = 0.25  # between two looks at the loss: each waits for the device
+SHORT_SECONDS = 5.0  # epochs that end sooner after a checkpoint have none: they are repeated faster than saved
 CHECKPOINT_SECONDS = 300.0  # between two checkpoints within an epoch: what a killed process loses at most
 
 
@@ -43,6 +44,7 @@ def train(
     device: str = "cpu",
     compile: bool = False,
     capture: bool = True,
+    deterministic: bool = False,
     display: Display | None = None,
     loggers: Sequence[Logger] = (),
     resume: bool = False,
@@ -51,9 +53,9 @@ def train(
 ) -> State:
     """Train by a recipe and leave metrics.csv, model.safetensors and last.ckpt in the run folder.
 
-    The same recipe, data, machine and number of threads give the same weights bit for bit, also when the training was
-    stopped or killed after any step and resumed. The best weights by validation accuracy are kept; without validation
-    images, the last.
+    The same recipe, data, machine and number of threads give the same weights bit for bit on a CPU, and with
+    `deterministic` on a GPU, also when the training was stopped or killed after any step and resumed. The best weights
+    by validation accuracy are kept; without validation images, the last.
 
     Args:
         recipe: decides the result.
@@ -63,6 +65,7 @@ def train(
         device: cpu, mps or cuda.
         compile: fuse the network's operations with torch.compile.
         capture: on a GPU, capture a step as a CUDA graph and replay it.
+        deterministic: on a GPU, use only algorithms that give the same bits every time.
         display: sees progress, and may stop the training after a step.
         loggers: get each epoch's row.
         resume: continue from the folder's last.ckpt.
@@ -85,7 +88,10 @@ def train(
     flush_denormals()
     seed_generators(recipe.seed)  # of weights, dropout and users' networks, which take no generator
     state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
-    computed = how_computed(device=device, compiled=compiled, precision=precision)
+    on_gpu = kind_of(device) == "cuda"
+    if on_gpu:
+        prepare_gpu(deterministic=deterministic)
+    computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
     state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
     if resume:
         restore_state(state, folder)
@@ -100,12 +106,11 @@ def train(
     steps = num_batches(len(training), recipe.batch_size)
     if remark := last_batch_remark(len(training), recipe.batch_size):
         display.say(remark)
-    on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         rates_on_device(state.optimiser)
     # Only ever added to, however often it is looked at, so that the sums are exact. mps has no float64.
     state.totals = state.totals.to(device, torch.float32 if device == "mps" else torch.float64)
-    image_size, static = 0, torch.device(device).type != "cpu"
+    image_size, static = 0, device != "cpu"
 
     def take_step(rows: Rows) -> None:
         run_step(recipe, state, model, training, rows, precision=precision, image_size=image_size, static=static)
@@ -146,7 +151,7 @@ def train(
                 display.tick(tick)
             if saving:
                 state.epoch_seconds, last_save = now - started, now
-                save_or_diverge(recipe, state, folder)
+                save(recipe, state, folder)
             if stopping:
                 return state
 
@@ -167,7 +172,13 @@ def train(
             "seconds": round(state.seconds, 3),
             "images_per_second": round(len(training) / train_seconds, 1),
         }
-        is_best = end_epoch(recipe, state, row, folder=folder)
+        is_best = end_epoch(recipe, state, row)
+        now = time.perf_counter()
+        if state.finished or state.saved is None or now - last_save >= min(SHORT_SECONDS, checkpoint_seconds or 1e9):
+            save(recipe, state, folder)
+            last_save = now
+        elif is_best:
+            state.unsaved = {name: tensor.clone() for name, tensor in state.candidate.state_dict().items()}
         display.end_epoch(row, is_best=is_best)
         for logger in loggers:
             logger.log(row)
@@ -239,33 +250,41 @@ def validate(recipe: Recipe, state: State, validation: Split, *, image_size: int
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 
 
-def end_epoch(recipe: Recipe, state: State, row: dict[str, float], *, folder: Path) -> bool:
-    """Keep the best weights, let the plateau schedule and patience see the accuracy, and save the epoch.
+def end_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> bool:
+    """Note the best weights, and let the plateau schedule and patience see the accuracy.
 
     Args:
         recipe, state: of the training; the state is changed.
         row: of metrics.csv, of the epoch that has ended.
-        folder: the run's.
 
     Returns:
         whether these are the best weights so far.
-
-    Raises:
-        WorldError: as `save_or_diverge`.
     """
     accuracy = row["validation_accuracy"]
     is_best = math.isnan(accuracy) or accuracy > state.best_accuracy
     if is_best:
         state.best_accuracy, state.best_epoch = accuracy, state.epoch
+        state.unsaved = state.candidate.state_dict()
     if state.plateau:
         state.plateau.step(accuracy)
     # Epochs on smaller images neither end a run nor count against those on whole ones.
     epochs_without_gain = state.epoch - max(state.best_epoch, recipe.augment.early_epochs)
     state.finished = state.epoch == recipe.epochs or 0 < recipe.patience <= epochs_without_gain
     state.rows.append(row)
-    weights = {WEIGHTS: weights_bytes(state.candidate.state_dict())} if is_best else {}
-    save_or_diverge(recipe, state, folder, weights | {METRICS: metrics_text(state.rows)})
     return is_best
+
+
+def save(recipe: Recipe, state: State, folder: Path) -> None:
+    """Write last.ckpt, metrics.csv and, where they are new, the best weights.
+
+    Raises:
+        WorldError: as `save_or_diverge`.
+    """
+    others: dict[str, Content] = {METRICS: metrics_text(state.rows)} if state.rows else {}
+    if state.unsaved is not None:
+        others[WEIGHTS] = weights_bytes(state.unsaved)
+    save_or_diverge(recipe, state, folder, others)
+    state.unsaved = None
 
 
 def tick_of(recipe: Recipe, state: State, *, steps: int, seconds: float) -> Tick:

@@ -9,6 +9,7 @@ from torch import nn
 
 from cifar.errors import InputError, WorldError
 from cifar.kernels import build
+from cifar.machine import has_tf32
 from cifar.models import build_model
 from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, RECIPE, check_same, read_checkpoint, tensor_bytes
@@ -98,14 +99,23 @@ def changed_fields(origin: Mapping[str, Any], values: Mapping[str, Any]) -> list
     ]
 
 
-def how_computed(*, device: str, compiled: bool, precision: str) -> dict[str, Any]:
-    """What besides recipe and data decides the last bits of a training."""
+def how_computed(*, device: str, compiled: bool, precision: str, deterministic: bool = False) -> dict[str, Any]:
+    """What besides recipe and data decides the last bits of a training.
+
+    Args:
+        device: cpu, mps or cuda.
+        compiled: whether the network is.
+        precision: fp32, bf16 or fp16.
+        deterministic: whether it was asked for; a CPU always is.
+    """
     return {
         "device": device,
         "threads": torch.get_num_threads(),
         "kernels": "native" if device == "cpu" and build.available() else "pytorch",
         "compiled": compiled,
         "precision": precision,
+        "tf32": precision == "fp32" and has_tf32(device),
+        "deterministic": deterministic or device == "cpu",
         "torch": str(torch.__version__),
     }
 

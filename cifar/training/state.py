@@ -50,6 +50,7 @@ class State:
         origin: recipe and data of the training, and how it is computed, to compare when it is resumed.
         changes: what was changed by resuming, and when, as summary.json holds it.
         saved: epochs and steps of the last checkpoint; None before the first.
+        unsaved: the best weights, where the last checkpoint was before them.
     """
 
     model: nn.Module
@@ -72,6 +73,7 @@ class State:
     origin: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
     saved: tuple[int, int] | None = None
+    unsaved: dict[str, Tensor] | None = None
 
     @property
     def candidate(self) -> nn.Module:

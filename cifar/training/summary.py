@@ -12,14 +12,16 @@ from cifar.training.resume import how_computed
 from cifar.training.state import State
 
 
-def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, compile: bool, command: str) -> dict[str, Any]:
+def describe_run(
+    recipe: Recipe, dataset: Dataset, *, device: str, compile: bool, deterministic: bool, command: str
+) -> dict[str, Any]:
     """What summary.json says of a run before its first step; the results are still null.
 
     Args:
         recipe: of the run.
         dataset: that it is trained on.
         device: cpu, mps or cuda.
-        compile: whether compilation was asked for.
+        compile, deterministic: whether they were asked for.
         command: what was typed.
 
     Raises:
@@ -29,7 +31,7 @@ def describe_run(recipe: Recipe, dataset: Dataset, *, device: str, compile: bool
         choose_precision(recipe.precision, device=device)[0],
         choose_compile(compile, device=device)[0],
     )
-    computed = how_computed(device=device, compiled=compiled, precision=precision)
+    computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
     return {
         "state": "unfinished",
         "finished": False,

@@ -63,6 +63,27 @@ def test_logits_are_those_of_a_slow_loop(model: nn.Module, images: Tensor) -> No
     assert logits.device.type == "cpu"
 
 
+@pytest.mark.parametrize("most, sizes", [(3, [10, 5, 3, 3, 3, 1]), (0, [10, 5, 3, 2, 1])])
+def test_a_device_without_memory_gets_fewer_images_at_a_time(
+    model: nn.Module, images: Tensor, most: int, sizes: list[int]
+) -> None:
+    seen: list[int] = []
+
+    def refuse(_model: nn.Module, inputs: tuple[Tensor]) -> None:
+        seen.append(len(inputs[0]))
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    expected = predict_logits(model, images[:10])
+    model.register_forward_pre_hook(refuse)
+    if most:
+        torch.testing.assert_close(predict_logits(model, images[:10], batch_size=10), expected)
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict_logits(model, images[:10], batch_size=10)
+    assert seen == sizes
+
+
 @pytest.mark.parametrize("views, number", [("none", 1), ("mirror", 2), ("shift", 6)])
 def test_probabilities_are_the_mean_over_views(model: nn.Module, images: Tensor, views: str, number: int) -> None:
     probs = predict(model, images[:5], views=views, batch_size=2)
