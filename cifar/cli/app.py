@@ -24,7 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Device = Annotated[str, typer.Option("-d", "--device", help="cpu, mps or cuda; default the best available.")]
+Device = Annotated[
+    str, typer.Option("-d", "--device", help="cpu, mps or cuda (cuda:1 is the second GPU); default the best there is.")
+]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Import and run the network's own code, where the run's recipe names some.")
 ]

@@ -120,7 +120,8 @@ def captured(step: Callable[[], None], stream: "torch.cuda.Stream | None") -> Ca
         RuntimeError: the step does something that cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    # Other threads, such as one that still starts a library, may go on meanwhile.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         step()
     return graph.replay
 

@@ -6,23 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
-from cifar.evaluation.predict import predict_logits
-from cifar.machine import choose_compile, choose_precision, flush_denormals, keep_memory, kind_of, prepare_gpu
+from cifar.machine import (
+    choose_compile,
+    choose_device,
+    choose_precision,
+    flush_denormals,
+    keep_memory,
+    kind_of,
+    prepare_gpu,
+)
 from cifar.models import is_pretrained
 from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
 from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
-from cifar.runs import METRICS, WEIGHTS, Content, metrics_text, weights_bytes
 from cifar.training.augment import augment
 from cifar.training.capture import Rows, Steps, obstacle
-from cifar.training.display import Display, Tick
-from cifar.training.divergence import diverged, save_or_diverge
+from cifar.training.display import Display
+from cifar.training.divergence import diverged
+from cifar.training.epoch import end_epoch, save, tick_of, validate
 from cifar.training.loggers import Logger
 from cifar.training.optimisers import freeze_finished, rates_on_device, set_rates
 from cifar.training.plan import draw_plan
@@ -90,6 +96,7 @@ def train(
     state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
     on_gpu = kind_of(device) == "cuda"
     if on_gpu:
+        choose_device(device)  # whoever calls this may not have
         prepare_gpu(deterministic=deterministic)
     computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
     state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
@@ -233,77 +240,3 @@ def run_step(
         state.average.update_parameters(state.model, weight if static else weight.item())
     correct = (logits.argmax(1) == labels).sum()
     state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
-
-
-def validate(recipe: Recipe, state: State, validation: Split, *, image_size: int) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of the weights that would be saved now; NaN without validation images.
-
-    Args:
-        recipe, state: of the training.
-        validation: on the device.
-        image_size: side in pixels that images are resized to; 0 leaves them alone.
-    """
-    if len(validation) == 0:
-        return math.nan, math.nan
-    network = trainable_end(state.candidate, recipe.network.train_blocks)
-    logits, labels = predict_logits(network, validation.images, image_size=image_size), validation.labels.cpu()
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
-
-
-def end_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> bool:
-    """Note the best weights, and let the plateau schedule and patience see the accuracy.
-
-    Args:
-        recipe, state: of the training; the state is changed.
-        row: of metrics.csv, of the epoch that has ended.
-
-    Returns:
-        whether these are the best weights so far.
-    """
-    accuracy = row["validation_accuracy"]
-    is_best = math.isnan(accuracy) or accuracy > state.best_accuracy
-    if is_best:
-        state.best_accuracy, state.best_epoch = accuracy, state.epoch
-        state.unsaved = state.candidate.state_dict()
-    if state.plateau:
-        state.plateau.step(accuracy)
-    # Epochs on smaller images neither end a run nor count against those on whole ones.
-    epochs_without_gain = state.epoch - max(state.best_epoch, recipe.augment.early_epochs)
-    state.finished = state.epoch == recipe.epochs or 0 < recipe.patience <= epochs_without_gain
-    state.rows.append(row)
-    return is_best
-
-
-def save(recipe: Recipe, state: State, folder: Path) -> None:
-    """Write last.ckpt, metrics.csv and, where they are new, the best weights.
-
-    Raises:
-        WorldError: as `save_or_diverge`.
-    """
-    others: dict[str, Content] = {METRICS: metrics_text(state.rows)} if state.rows else {}
-    if state.unsaved is not None:
-        others[WEIGHTS] = weights_bytes(state.unsaved)
-    save_or_diverge(recipe, state, folder, others)
-    state.unsaved = None
-
-
-def tick_of(recipe: Recipe, state: State, *, steps: int, seconds: float) -> Tick:
-    """Where a training stands.
-
-    Args:
-        recipe, state: of the training.
-        steps: in an epoch.
-        seconds: since the epoch began.
-    """
-    total_loss, num_correct, num_images = state.totals.tolist()
-    epochs_done = state.epoch + state.step / steps
-    return Tick(
-        epoch=state.epoch + 1,
-        epochs=recipe.epochs,
-        step=state.step,
-        steps=steps,
-        loss=total_loss / max(num_images, 1),  # all may have been skipped
-        accuracy=num_correct / max(num_images, 1),
-        images_per_second=num_images / seconds,
-        seconds_left=(state.seconds + seconds) * (recipe.epochs - epochs_done) / epochs_done,
-    )
