@@ -20,6 +20,13 @@ SPEED_HEAD = (
     "| relative to the reference | recorded command |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+GPU_HEAD = (
+    "| what | measured | goal | seeds | seconds to the result | seconds of training |\n|---|---|---|---|---|---|\n"
+)
+NO_GPU = (
+    "Not measured yet: no GPU was at hand. `bash benchmarks/gpu.sh` measures what this table will show. Until then,\n"
+    "tests on a CPU hold replayed steps against the same taken one by one, and count what would wait for a GPU.\n"
+)
 
 
 def table(results: Path) -> str:
@@ -124,6 +131,43 @@ def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def gpu_table(results: Path) -> str:
+    """A row for each figure that benchmarks/gpu.py has measured."""
+    path = results / "gpu" / "table.json"
+    if not path.exists():
+        return NO_GPU
+    record = json.loads(path.read_text())
+    versions = record["versions"]
+    where = f"\nOn {record['card']}; PyTorch {versions['torch']}; commit {record['commit']}.\n"
+    return GPU_HEAD + "".join(map(row_of_gpu, record["rows"])) + where
+
+
+def row_of_gpu(row: dict[str, Any]) -> str:
+    """A figure, or that there is none."""
+    figure = row["figure"]
+    if figure is None:
+        shown = "not measured"
+    else:
+        shown = ("yes" if figure else "no") if isinstance(figure, bool) else number(figure)
+    unit = f" {row['unit']}" if row["unit"] else ""
+    cells = (
+        row["name"],
+        shown + unit,
+        "" if row["goal"] is None else number(row["goal"]) + unit,
+        str(row.get("seeds", "")),
+        number(row.get("seconds_to_result")),
+        number(row.get("training_seconds")),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def number(value: float | None) -> str:
+    """A figure in as many digits as it deserves; "" where there is none."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
+
+
 def hardware(machine: dict[str, Any]) -> str:
     """GPUs or CPU, cores and instruction set of a summary's machine."""
     return f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})"
@@ -131,7 +175,7 @@ def hardware(machine: dict[str, Any]) -> str:
 
 def with_tables(text: str, results: Path) -> str:
     """The README's text with every table written anew from these results."""
-    for name, write in {"speed": speed_table, "results": table, "exports": export_table}.items():
+    for name, write in {"speed": speed_table, "gpu": gpu_table, "results": table, "exports": export_table}.items():
         begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)

@@ -19,6 +19,29 @@ def test_readme_has_the_tables_that_the_script_writes() -> None:
     assert results_table.with_tables(changed, ROOT / "results") == text
 
 
+def test_figures_of_a_gpu_are_those_of_its_record(tmp_path: Path) -> None:
+    assert results_table.gpu_table(tmp_path).startswith("Not measured")
+    rows = [
+        {"name": "cnn: captured steps are the steps", "figure": True, "unit": "", "goal": None},
+        {"name": "cnn: training", "figure": 251_234.5, "unit": "images/s", "goal": 250_000, "seconds_to_result": 7.25},
+        {"name": "vit", "figure": None, "unit": "", "goal": None, "failed": "RuntimeError"},
+        {"name": "speednet: test accuracy", "figure": 0.9412, "unit": "", "goal": 0.94, "seeds": 5},
+        {"name": "speednet: share", "figure": 1.0, "unit": "of an epoch", "goal": 0.9},
+    ]
+    (tmp_path / "gpu").mkdir()
+    record = {"card": "NVIDIA H100", "versions": {"torch": "2.11"}, "commit": "abc", "rows": rows}
+    (tmp_path / "gpu" / "table.json").write_text(json.dumps(record))
+    lines = results_table.gpu_table(tmp_path).splitlines()[2:]
+    assert lines[:5] == [
+        "| cnn: captured steps are the steps | yes |  |  |  |  |",
+        "| cnn: training | 251,234 images/s | 250,000 images/s |  | 7.25 |  |",
+        "| vit | not measured |  |  |  |  |",
+        "| speednet: test accuracy | 0.9412 | 0.94 | 5 |  |  |",
+        "| speednet: share | 1 of an epoch | 0.9 of an epoch |  |  |  |",
+    ]
+    assert lines[-1] == "On NVIDIA H100; PyTorch 2.11; commit abc."
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
