@@ -190,5 +190,8 @@ def prepare_model(model: nn.Module, images: Tensor) -> None:
         images: uint8 [N, 3, 32, 32], the training images without the validation images.
     """
     for module in model.modules():
-        if isinstance(module, Normalise | SpeedNet):
+        if isinstance(module, Normalise):
+            module.fit(images)
+    for module in model.modules():
+        if isinstance(module, SpeedNet):
             module.fit(images)

@@ -148,8 +148,7 @@ class SpeedNet(nn.Module):
         return logits * LOGIT_SCALE
 
     def fit(self, images: Tensor) -> None:
-        """Fit normalisation, then whitening (to the first 5,000), to uint8 training images [N, 3, 32, 32]."""
-        self.normalise.fit(images)
+        """Fit the whitening to the first 5,000 of uint8 training images [N, 3, 32, 32]; normalisation is fitted."""
         pixels = images[:WHITENING_IMAGES].float() / 255
         self.whitening.fit(self.normalise(pixels))
 

@@ -109,7 +109,7 @@ def test_normalise_starts_with_the_statistics_of_cifar10() -> None:
 
 def test_fitted_statistics_are_those_of_numpy() -> None:
     images = natural_images(70)
-    mean, std = pixel_statistics(images, chunk=33)
+    mean, std = pixel_statistics(images)
     pixels = images.numpy().astype(np.float64) / 255
     np.testing.assert_allclose(mean.numpy(), pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std.numpy(), pixels.std((0, 2, 3)), rtol=1e-9)
