@@ -151,12 +151,18 @@ def score_batches(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within a context; each module gets its own mode back, since parts may stay in evaluation mode."""
+    """Evaluation mode within a context; each module gets its own mode back, since parts may stay in evaluation mode.
+
+    cuDNN does not try all its algorithms meanwhile: for a few batches of a size, that takes longer than it saves.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    tries_all = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
     model.eval()
     try:
         yield
     finally:
+        torch.backends.cudnn.benchmark = tries_all
         for module, mode in modes:
             module.training = mode
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifar.errors import WorldError
-from cifar.machine import is_out_of_memory
+from cifar.randomness import draws_of_python
 from cifar.training.plan import PER_STEP, Plan
 
 WARM_UP = 3  # first steps of a phase, which choose algorithms and create what is kept: momentum, workspaces
@@ -69,9 +69,12 @@ class Steps:
             self._run(self._plan.step(number))
         elif self._replay is None and self._warm < WARM_UP:
             self._warm += 1
+            drawn = draws_of_python()
             waits = warm_up(lambda: self._run(self._plan.step(number)), self._stream)
-            if waits and self._warm == WARM_UP:
+            if self._warm == WARM_UP and waits:
                 self._give_up("it waits for the GPU")
+            elif self._warm == WARM_UP and draws_of_python() != drawn:
+                self._give_up("it draws random numbers from Python or NumPy, which a graph would repeat")
         else:
             if self._next != number:
                 self._counter.fill_(number)
@@ -99,12 +102,7 @@ class Steps:
 
         try:
             return captured(step, self._stream)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise WorldError(
-                    f"There is not enough memory to capture a step on {batch_size} images as a CUDA graph: give a "
-                    f"--batch-size below {batch_size}, or --no-capture."
-                ) from None
+        except (RuntimeError, WorldError) as error:  # a graph also needs memory of its own
             self._give_up(str(error).strip().partition("\n")[0])
             return None
 

@@ -1,8 +1,11 @@
 """Captured steps are the steps of a training: replayed where there is no GPU by a stand-in for its graphs."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from graphs import Recording, recorder
@@ -11,6 +14,7 @@ from torch import Tensor
 
 from cifar.data.batches import to_device
 from cifar.data.split import Split
+from cifar.errors import WorldError
 from cifar.kernels.build import using
 from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, with_settings
@@ -18,7 +22,7 @@ from cifar.training import capture
 from cifar.training.capture import Steps
 from cifar.training.loop import run_step
 from cifar.training.optimisers import freeze_finished, rates_on_device
-from cifar.training.plan import draw_plan
+from cifar.training.plan import Plan, draw_plan
 from cifar.training.state import State, new_state
 
 CPU = torch.device("cpu")
@@ -144,3 +148,72 @@ def test_a_step_waits_for_no_gpu(name: str, tmp_path: Path) -> None:
         func for func, *_ in recording.work() if func._schema.name not in ("aten::new_empty_strided", "aten::copy_")
     ]
     assert len(work) < MOST[name]
+
+
+class Fallback:
+    """Steps of which capturing fails somehow, over two epochs of five full batches and a smaller one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, captured: Any = None, waits: bool = False) -> None:
+        def warm_up(step: Any, _stream: object) -> bool:
+            step()
+            return waits
+
+        monkeypatch.setattr(capture, "captured", captured or (lambda step, _: step))
+        monkeypatch.setattr(capture, "warm_up", warm_up)
+        self.taken: list[int] = []
+        self.told: list[str] = []
+        steps = Steps(self.run, device=CPU, capture=True, say=self.told.append)
+        for epoch in range(2):
+            plan = Plan({"indices": torch.arange(53) + 100 * epoch}, [0, 10, 20, 30, 40, 50, 53], torch.empty(0))
+            steps.begin(plan, phase=0)
+            for number in range(6):
+                steps.step(number)
+
+    def run(self, rows: Any) -> None:
+        self.taken += rows["indices"].tolist()
+
+
+def test_what_cannot_be_captured_is_said_once_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = [*range(53), *range(100, 153)]
+    case = Fallback(monkeypatch)
+    assert (case.taken, case.told) == (everything, [])
+
+    def fails(error: Exception) -> Any:
+        def captured(*_: object) -> None:
+            raise error
+
+        return captured
+
+    for case, word in (
+        (Fallback(monkeypatch, waits=True), "it waits for the GPU"),
+        (Fallback(monkeypatch, captured=fails(RuntimeError("no such operation\nin a graph"))), "no such operation"),
+        (Fallback(monkeypatch, captured=fails(WorldError("There is not enough memory"))), "not enough memory"),
+    ):
+        assert case.taken == everything
+        assert len(case.told) == 1
+        assert word in case.told[0]
+        assert "in a graph" not in case.told[0]
+
+
+def test_a_network_that_draws_from_python_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for draw in (random.random, np.random.rand):
+        with monkeypatch.context() as patch:
+            real = Fallback.run
+            patch.setattr(Fallback, "run", lambda self, rows, draw=draw, real=real: (draw(), real(self, rows)))
+            case = Fallback(patch)
+        assert case.taken == [*range(53), *range(100, 153)]
+        assert "draws random numbers" in case.told[0]
+
+
+def test_a_single_batch_and_whole_batches_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bounds in ([0, 7], [0, 5, 10, 15, 20]):
+        taken: list[int] = []
+        result = torch.zeros(bounds[1], dtype=torch.int64)
+        steps = Steps(lambda rows: result.copy_(rows["indices"]), device=CPU, capture=True, say=pytest.fail)  # noqa: B023
+        monkeypatch.setattr(capture, "captured", recorder(lambda: [result, steps._counter]))  # noqa: B023
+        for epoch in range(6):
+            steps.begin(Plan({"indices": torch.arange(bounds[-1]) + epoch}, bounds, torch.empty(0)), phase=0)
+            for number in range(len(bounds) - 1):
+                steps.step(number)
+                taken += result.tolist()
+        assert taken == [index + epoch for epoch in range(6) for index in range(bounds[-1])]
