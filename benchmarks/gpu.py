@@ -50,6 +50,33 @@ SPEEDS: dict[str, tuple[tuple[str, ...], float]] = {
     "resnet18": (("-m", "resnet18", "-e", "3", "-b", "128", "--set", "precision=bf16"), 25_000),
 }
 TINY = ("--data", "sample", "-e", "1")  # of all of them, without a GPU
+
+
+@dataclass(frozen=True)
+class Way:
+    """Another way to train, to know what it costs: further flags of train.py, or another program in its place."""
+
+    flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = (str(ROOT / "train.py"),)
+
+
+FIRST_CHOICE = """
+import torch
+from cifar.training import loop
+
+def prepare_gpu(*, deterministic, prepare=loop.prepare_gpu):
+    prepare(deterministic=deterministic)
+    torch.backends.cudnn.benchmark = False
+
+loop.prepare_gpu = prepare_gpu
+from cifar.__main__ import train_main
+train_main()
+"""
+WAYS = {
+    "deterministic": Way(("--deterministic",)),
+    "steps one by one": Way(("--no-capture",)),
+    "cuDNN's first choice": Way(program=("-c", FIRST_CHOICE)),
+}
 SHARES = ("cnn", "resnet", "vit", "speednet")
 GOAL_SHARE, GOAL_PROCESS, GOAL_ACCURACY = 0.9, 10.0, 0.94
 
@@ -113,6 +140,10 @@ def main() -> int:
     for name in wanted(["speednet-reference"]):
         flags = ("-m", name, *(TINY if tiny else ("--compile",)))
         table.attempt(name, partial(add_process, table, f"{name}, compiled", flags))
+    for name in wanted(["speednet"]):
+        for what, way in WAYS.items():
+            flags = [*speednet(0, tiny=tiny), *way.flags]
+            table.attempt(what, partial(add_process, table, f"{name}, {what}", flags, way.program))
     if author:
         table.attempt("the author's script", partial(run_author, table, author, images, load(dataset, "test")))
     for name in wanted(SHARES):
@@ -221,14 +252,19 @@ def check_resumed(table: Table, name: str, images: Split) -> None:
 # Speeds
 
 
-def run_process(flags: Sequence[str], device: str) -> dict[str, Any]:
+def run_process(flags: Sequence[str], device: str, program: Sequence[str] = Way.program) -> dict[str, Any]:
     """Train as a person does; figures of the run, and the seconds of the whole process.
+
+    Args:
+        flags: of train.py.
+        device: cpu or cuda.
+        program: what Python runs.
 
     Raises:
         RuntimeError: it failed; says what it printed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / "train.py"), *flags, "-d", device, "-s", "run"]
+        command = [sys.executable, *program, *flags, "-d", device, "-s", "run"]
         with tempfile.TemporaryFile("w+") as errors:
             start = time.perf_counter()
             with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
@@ -252,7 +288,7 @@ def run_process(flags: Sequence[str], device: str) -> dict[str, Any]:
         "precision": summary["precision"],
         "seconds_to_result": round(to_result, 2),
         "process_seconds": round(seconds, 2),
-        "said": [sentence for sentence in said.splitlines() if "captured" in sentence or "Warning" in sentence],
+        "said": [one for one in said.splitlines() if any(word in one.lower() for word in ("captured", "warn"))],
     }
 
 
@@ -262,9 +298,9 @@ def measure_speed(table: Table, name: str, flags: Sequence[str], *, goal: float)
     table.add(f"{name}: training", run.pop("images_per_second"), "images/s", goal=goal, **run)
 
 
-def add_process(table: Table, name: str, flags: Sequence[str]) -> None:
+def add_process(table: Table, name: str, flags: Sequence[str], program: Sequence[str] = Way.program) -> None:
     """A whole process."""
-    run = run_process(flags, table.device)
+    run = run_process(flags, table.device, program)
     table.add(f"{name}: whole process", run.pop("seconds_to_result"), "s", seeds=1, **run)
 
 
