@@ -126,4 +126,6 @@ def resumed_otherwise(state: State) -> list[str]:
     lines = [f"{change['field']} is {change['after']} from here on; it was {change['before']}." for change in now]
     if any(change["field"] in state.origin["computed"] for change in now):
         lines.append("So the result will not be that of an uninterrupted run, bit for bit.")
+    elif not state.origin["computed"]["deterministic"]:
+        lines.append("A GPU adds up in no fixed order: the last bits may differ, unless a run has --deterministic.")
     return lines

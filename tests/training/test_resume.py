@@ -1,6 +1,8 @@
 """A resumed training: exact from any checkpoint; what differs is refused, or said and recorded."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +154,14 @@ def test_another_number_of_threads_is_said_and_recorded(
         "So the result will not be that of an uninterrupted run, bit for bit.",
     ]
     assert [change["field"] for change in state.changes] == ["threads"]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_a_gpu_does_not_promise_is_said(deterministic: bool) -> None:
+    computed = {"device": "cuda", "deterministic": deterministic}
+    state: Any = SimpleNamespace(origin={"computed": computed}, changes=[], epoch=1, step=3)
+    said = resume.resumed_otherwise(state)
+    assert said == [] if deterministic else "unless a run has --deterministic" in said[0]
 
 
 def test_pretrained_weights_are_not_needed_to_resume(
