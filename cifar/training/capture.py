@@ -50,7 +50,10 @@ class Steps:
         if self._device.type == "cpu" and not self._capture:
             self._plan = plan
             return
-        tables = {name: to_device(table, self._device) for name, table in plan.tables.items()}
+        on_host = ("rates",) if self._device.type == "mps" else ()  # its optimisers take numbers
+        tables = {
+            name: table if name in on_host else to_device(table, self._device) for name, table in plan.tables.items()
+        }
         if self._replay is None or phase != self._phase:
             self._phase, self._replay, self._warm = phase, None, 0
             self._plan = replace(plan, tables=tables)
