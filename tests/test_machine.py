@@ -216,3 +216,13 @@ def test_denormals_are_flushed_in_every_thread_of_a_training(tmp_path: Path) -> 
     environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": path}
     done = subprocess.run(command.split(), cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_compiled_is_kept_in_our_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CIFAR_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
+    machine.keep_compiled()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path)
+    assert os.environ["TRITON_CACHE_DIR"] == "mine"  # who has chosen a place keeps it
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")

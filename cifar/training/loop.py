@@ -90,14 +90,14 @@ def train(
     compiled, compile_remark = choose_compile(compile, device=device)
     for remark in filter(None, (precision_remark, compile_remark)):
         display.say(remark)
-    keep_memory()
-    flush_denormals()
-    seed_generators(recipe.seed)  # of weights, dropout and users' networks, which take no generator
-    state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
     on_gpu = kind_of(device) == "cuda"
     if on_gpu:
         choose_device(device)  # whoever calls this may not have
         prepare_gpu(deterministic=deterministic)
+    keep_memory()
+    flush_denormals()
+    seed_generators(recipe.seed)  # of weights, dropout and users' networks, which take no generator
+    state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
     computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
     state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
     if resume:
