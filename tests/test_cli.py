@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from cifar import __version__
 from cifar.cli import app, run_app
 from cifar.cli.display import TerminalDisplay
 from cifar.pipeline import Job
@@ -190,6 +192,11 @@ def test_save_folder_in_use_needs_overwrite(tmp_path: Path, capsys: pytest.Captu
     assert cifar("train", *QUICK, "-s", tmp_path, "--overwrite", "-e", "1") == 0
     assert (tmp_path / "mine.txt").read_text() == "keep"
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 1
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cifar("--version") == 0
+    assert capsys.readouterr().out == f"cifar {__version__}, PyTorch {torch.__version__}\n"
 
 
 def test_unwritable_save_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

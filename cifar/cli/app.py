@@ -1,5 +1,6 @@
 """What all verbs share: the application, their common flags, the data, and how errors and remarks are shown."""
 
+import importlib.metadata
 import sys
 import warnings
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from cifar import __version__
 from cifar.cli import display
 from cifar.cli.terminal import Ended, drop_results, exit_code, show_whatever_encoding, until_signal
 from cifar.errors import InputError, Remark, WorldError
@@ -18,11 +20,27 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended; others are given by `exit_code`
 app = typer.Typer(
-    help="Train, test, understand and use an image classifier on CIFAR-10.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version of this package and of PyTorch, without waiting for it, and end."""
+    if wanted:
+        display.result_text(f"cifar {__version__}, PyTorch {importlib.metadata.version('torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def cifar(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, test, understand and use an image classifier on CIFAR-10."""
+
 
 Device = Annotated[
     str, typer.Option("-d", "--device", help="cpu, mps or cuda (cuda:1 is the second GPU); default the best there is.")
