@@ -7,9 +7,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from cifar.errors import WorldError
 from cifar.files import Write
-from cifar.runs.names import CHECKPOINT, WEIGHTS
-from cifar.runs.store import read_file
-from cifar.runs.summary import run_recipe
+from cifar.runs.names import CHECKPOINT, SUMMARY, WEIGHTS
+from cifar.runs.store import read_file, read_json
+from cifar.runs.summary import run_recipe, run_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,7 +104,7 @@ def load_network(folder: Path, *, trust_code: bool = False) -> "nn.Module":
     try:
         state = load(read_file(path, limit=2 * tensor_bytes(model) + HEADER_BYTES))
     except FileNotFoundError:
-        raise WorldError(f"{path} does not exist: the run has not finished its first epoch.") from None
+        raise WorldError(absent_weights(folder)) from None
     except (ValueError, safetensors.SafetensorError) as error:
         raise WorldError(f"{path} cannot be read ({error}): train again or restore the file.") from None
     try:
@@ -112,3 +112,12 @@ def load_network(folder: Path, *, trust_code: bool = False) -> "nn.Module":
     except RuntimeError:
         raise WorldError(f"{path} does not fit the network {recipe.model}: it is another run's file.") from None
     return model.eval()
+
+
+def absent_weights(folder: Path) -> str:
+    """The sentence about a run without weights: it has none yet, or they were not kept with it."""
+    path = folder / WEIGHTS
+    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
+    if run_state(summary) == "unfinished":
+        return f"{path} does not exist: the run has not finished its first epoch."
+    return f"{path} does not exist: the weights of this run were not kept. Train it again with `{summary['command']}`."

@@ -1,6 +1,7 @@
 """`load_model(run).predict(images)`: the same predictions for every form of input."""
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts_by_path import ROOT
 from torch import Tensor
 from untrained_runs import make_untrained
 
@@ -128,7 +130,13 @@ def test_folders_without_a_loadable_network_are_refused(run: Path, tmp_path: Pat
     with pytest.raises(InputError, match="cpu, mps or cuda"):
         load_model(run, device="tpu")
     (tmp_path / RECIPE).write_text(to_json(recipe_for("cnn")))
-    with pytest.raises(WorldError, match=r"model\.safetensors does not exist"):
+    with pytest.raises(WorldError, match=r"model\.safetensors does not exist: the run has not finished"):
+        load_model(tmp_path)
+    for name in ("recipe.json", "summary.json"):
+        shutil.copy(ROOT / "results" / "cnn" / name, tmp_path)
+    with pytest.raises(
+        WorldError, match=r"weights of this run were not kept\. Train it again with `cifar train -m cnn"
+    ):
         load_model(tmp_path)
     write_json(tmp_path / "crossval.json", {})
     with pytest.raises(InputError, match="fold-0"):
