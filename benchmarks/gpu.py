@@ -12,6 +12,7 @@ row, and printed last; the exit code is 1 where a check failed or a run ended wi
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import statistics
@@ -38,7 +39,7 @@ from cifar.training.display import Display
 from cifar.training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 480  # for all
+SECONDS = 480  # for all; gpu.sh ends what takes longer
 RESERVE = 25  # seconds that a further seed may take
 MOST_SEEDS = 12
 
@@ -116,12 +117,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="tiny, and without a GPU")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "gpu" / "table.json")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all")
     parser.add_argument("--author", type=Path, help="the record's own script, airbench94_muon.py")
     parser.add_argument("--only", nargs="+", default=[], help="recipes; default all")
     arguments = parser.parse_args()
-    tiny, author = arguments.cpu, arguments.author
-    table = Table(arguments.output, "cpu" if tiny else "cuda")
+    table, runs = Table(arguments.output, "cpu" if arguments.cpu else "cuda"), list[dict[str, Any]]()
+    with contextlib.suppress(KeyboardInterrupt):  # gpu.sh ends what takes too long; what is measured counts
+        measure_all(table, runs, arguments)
+    if runs:
+        add_seeds(table, runs)
+    print("\n" + "\n".join(map(line, table.rows)))
+    return int(any(row.get("failed") or row["figure"] is False for row in table.rows))
+
+
+def measure_all(table: Table, runs: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Measure every row; those of speednet's seeds are left to `add_seeds`.
+
+    Args:
+        table: gets the rows.
+        runs: gets the figures of speednet's seeds.
+        arguments: of the command line.
+    """
+    tiny = arguments.cpu
     dataset = open_dataset("sample" if tiny else "")
     images = load(dataset, "train")
 
@@ -134,7 +150,6 @@ def main() -> int:
     for name in wanted(SPEEDS):
         flags, goal = SPEEDS[name]
         table.attempt(name, partial(measure_speed, table, name, [*flags, *(TINY if tiny else ())], goal=goal))
-    runs: list[dict[str, Any]] = []
     for name in wanted(["speednet"]):
         table.attempt(name, partial(add_run, runs, speednet(0, tiny=tiny), table.device))
     for name in wanted(["speednet-reference"]):
@@ -142,21 +157,18 @@ def main() -> int:
         table.attempt(name, partial(add_process, table, f"{name}, compiled", flags))
     for name in wanted(["speednet"]):
         for what, way in WAYS.items():
-            flags = [*speednet(0, tiny=tiny), *way.flags]
-            table.attempt(what, partial(add_process, table, f"{name}, {what}", flags, way.program))
-    if author:
-        table.attempt("the author's script", partial(run_author, table, author, images, load(dataset, "test")))
+            more = [*speednet(0, tiny=tiny), *way.flags]
+            table.attempt(what, partial(add_process, table, f"{name}, {what}", more, way.program))
+    if arguments.author:
+        author = partial(run_author, table, arguments.author, images, load(dataset, "test"))
+        table.attempt("the author's script", author)
     for name in wanted(SHARES):
         table.attempt(f"{name}: share", partial(measure_share, table, name, images, tiny=tiny))
-    while runs and len(runs) < (2 if tiny else MOST_SEEDS) and table.seconds < arguments.seconds - RESERVE:
+    while runs and len(runs) < (2 if tiny else MOST_SEEDS) and table.seconds < SECONDS - RESERVE:
         before = len(runs)
         table.attempt("speednet", partial(add_run, runs, speednet(before, tiny=tiny), table.device))
         if len(runs) == before:
             break
-    if runs:
-        add_seeds(table, runs)
-    print("\n" + "\n".join(map(line, table.rows)))
-    return int(any(row.get("failed") or row["figure"] is False for row in table.rows))
 
 
 def speednet(seed: int, *, tiny: bool) -> list[str]:
