@@ -9,7 +9,7 @@ import typer
 
 from cifar.cli import display
 from cifar.cli.app import app, check_split, check_views
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 
 if TYPE_CHECKING:
     from cifar.evaluation.comparison import EvaluatedRun
@@ -31,6 +31,7 @@ def compare(
 
     Reads the predictions that `cifar evaluate` wrote: no new test evaluation.
     """
+    from cifar.audit.published import check_whole_test
     from cifar.evaluation.comparison import compare_runs
     from cifar.reporting.records import read_evaluated_runs
     from cifar.runs import write_file
@@ -42,10 +43,15 @@ def compare(
     check_split(split)
     check_views(tta)
     evaluated_runs = read_evaluated_runs(runs, split=split, views=tta)
+    absent = None
     if with_published:
-        result = compare_with_published(evaluated_runs, seed=seed)
-    else:
-        result = compare_runs(evaluated_runs, seed=seed) | {"published": None}
+        check_whole_test(evaluated_runs[0])
+    result = compare_runs(evaluated_runs, seed=seed) | {"published": None}
+    if with_published:
+        try:
+            result |= rank_among_published(result, evaluated_runs, seed=seed)
+        except WorldError as error:  # the comparison of the runs needs no network
+            absent = error
     text = json.dumps(result, indent=2, allow_nan=False)
     if as_json:
         print(text)
@@ -54,19 +60,22 @@ def compare(
     if save:
         write_file(save, text + "\n")
         display.say(f"written to {save}")
+    if absent:
+        raise absent
 
 
-def compare_with_published(runs: "Sequence[EvaluatedRun]", *, seed: int) -> dict[str, Any]:
-    """Return what `compare_runs` says of runs, with their ranks among the published networks, which are fetched."""
-    from cifar.audit.published import check_whole_test, conclude_rank, rank_runs, read_published
-    from cifar.evaluation.comparison import compare_runs
+def rank_among_published(result: Mapping[str, Any], runs: "Sequence[EvaluatedRun]", *, seed: int) -> dict[str, Any]:
+    """What the published networks, which are fetched, add to what `compare_runs` says of runs.
 
-    check_whole_test(runs[0])
+    Raises:
+        WorldError: they cannot be had.
+    """
+    from cifar.audit.published import conclude_rank, rank_runs, read_published
+
     with display.byte_progress() as progress:
         published = read_published(say=display.say, progress=progress)
-    result, rankings = compare_runs(runs, seed=seed), rank_runs(runs, published, seed=seed)
-    conclusions = [*result["conclusions"], *map(conclude_rank, rankings)]
-    return result | {"published": rankings, "conclusions": conclusions}
+    rankings = rank_runs(runs, published, seed=seed)
+    return {"published": rankings, "conclusions": [*result["conclusions"], *map(conclude_rank, rankings)]}
 
 
 def show_comparison(result: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from made_runs import make_probs, make_run
 
 from cifar.cli import app, run_app
+from cifar.errors import WorldError
 from cifar.recipes import resnet
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,6 +129,24 @@ def test_bad_input_is_one_sentence(
     assert words in output.err
     assert len(output.err.strip().splitlines()) == 1
     assert not output.out
+
+
+def test_without_a_network_the_runs_are_compared_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable(**_: object) -> None:
+        raise WorldError("nobody answers")
+
+    monkeypatch.setattr("cifar.audit.published.read_published", unreachable)
+    monkeypatch.setattr("cifar.audit.published.check_whole_test", lambda _: None)
+    labels = np.arange(200) % 10
+    folders = [make_run(tmp_path / name, labels, make_probs(labels, 0.8, seed=0)) for name in ("one", "two")]
+    assert cifar("compare", *folders, "--published", "--json", "--save", tmp_path / "saved.json") == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out) == json.loads((tmp_path / "saved.json").read_text())
+    assert json.loads(output.out)["published"] is None
+    assert len(json.loads(output.out)["pairs"]) == 1
+    assert output.err.endswith("cifar: nobody answers\n")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the published files are not here")
