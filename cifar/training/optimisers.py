@@ -37,7 +37,6 @@ def build_optimiser(recipe: Optimiser, model: nn.Module) -> Optimizer:
     for group in groups:
         group.setdefault("lr", recipe.lr * group.pop("lr_scale", 1.0))
         group["initial_lr"] = group["lr"]
-    on_gpu = any(one.device.type == "cuda" for one in model.parameters())
     fused = all(one.device.type in ("cpu", "cuda") and one.is_floating_point() for one in model.parameters())
     optimiser: Optimizer
     if recipe.kind in ("muon", "muon-sgd"):
@@ -46,9 +45,7 @@ def build_optimiser(recipe: Optimiser, model: nn.Module) -> Optimizer:
         options = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
         optimiser = eager(SGD)(groups, lr=recipe.lr, fused=fused, **options)
     else:
-        optimiser = eager({"adam": Adam, "adamw": AdamW}[recipe.kind])(
-            groups, lr=recipe.lr, fused=fused, capturable=on_gpu
-        )  # fmt: skip
+        optimiser = eager({"adam": Adam, "adamw": AdamW}[recipe.kind])(groups, lr=recipe.lr, fused=fused)
     return optimiser
 
 
@@ -144,8 +141,13 @@ def freeze_finished(optimiser: Optimizer, *, epoch: int) -> int:
 
 
 def rates_on_device(optimiser: Optimizer) -> None:
-    """Give every parameter group a tensor for its rate, where its parameters lie, which a captured step can change."""
+    """Give every parameter group a tensor for its rate, where its parameters lie, which a captured step can change.
+
+    Adam and AdamW let themselves be captured from then on; a checkpoint of another device would say otherwise.
+    """
     for group in optimiser.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
         group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
 

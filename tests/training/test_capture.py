@@ -21,7 +21,7 @@ from cifar.recipes import Recipe, with_settings
 from cifar.training import capture
 from cifar.training.capture import Steps
 from cifar.training.loop import run_step
-from cifar.training.optimisers import freeze_finished, rates_on_device
+from cifar.training.optimisers import freeze_finished, optimiser_values, rates_on_device
 from cifar.training.plan import Plan, draw_plan
 from cifar.training.state import State, new_state
 
@@ -150,6 +150,16 @@ def test_a_step_waits_for_no_gpu(name: str, tmp_path: Path) -> None:
         func for func, *_ in recording.work() if func._schema.name not in ("aten::new_empty_strided", "aten::copy_")
     ]
     assert len(work) < MOST[name]
+
+
+def test_a_checkpoint_of_a_cpu_does_not_forbid_capturing(tmp_path: Path) -> None:
+    """Loading it takes over what its optimiser's groups say."""
+    state = prepared(recipe_of("cnn", tiny_weights(tmp_path)))
+    on_cpu = new_state(recipe_of("cnn", tmp_path / "weights.safetensors"), images(), device="cpu", precision="fp32")
+    state.optimiser.load_state_dict(optimiser_values(on_cpu.optimiser))
+    assert not any(group["capturable"] for group in state.optimiser.param_groups)
+    rates_on_device(state.optimiser)
+    assert all(group["capturable"] for group in state.optimiser.param_groups)
 
 
 class Fallback:
