@@ -269,11 +269,18 @@ def prepare_gpu(*, deterministic: bool) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def start_gpu(device: str) -> None:
-    """Have a GPU and its libraries start in the background, which takes seconds; does nothing without one."""
+def start_gpu(device: str, *, deterministic: bool) -> None:
+    """Prepare a GPU, and have it and its libraries start in the background, which takes seconds; else do nothing.
+
+    Args:
+        device: cpu, mps or cuda.
+        deterministic: as of `prepare_gpu`.
+    """
     if kind_of(device) != "cuda":
         return
     import torch
+
+    prepare_gpu(deterministic=deterministic)
 
     def start() -> None:
         with contextlib.suppress(RuntimeError):  # whoever computes there next is told

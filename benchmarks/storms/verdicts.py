@@ -37,7 +37,9 @@ class Tally:
         self.tried += 1
         counts = self.kinds.setdefault(kind, [0, 0])
         counts[0] += 1
-        fault = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in fault)
+        from cifar.cli.display import printable
+
+        fault = printable(fault)
         if fault:
             self.failures.append({"seed": seed, "kind": kind, "fault": fault})
             print(f"\n{self.name} --seed {seed}: {kind}: {fault}", flush=True)

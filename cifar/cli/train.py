@@ -34,8 +34,6 @@ from cifar.machine import (
     choose_precision,
     flush_denormals,
     keep_compiled,
-    kind_of,
-    prepare_gpu,
     start_gpu,
 )
 from cifar.timing import process_seconds, timed
@@ -295,9 +293,7 @@ def run_job(job: "Job", data: str) -> None:
 
     if is_own(job.recipe.model):
         check_trust(job.recipe.model, trust_code=job.trust_code)
-    if kind_of(job.device) == "cuda":
-        prepare_gpu(deterministic=job.deterministic)
-        start_gpu(job.device)
+    start_gpu(job.device, deterministic=job.deterministic)
     flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
     if not job.resume:
         build_model(

@@ -63,9 +63,7 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         state = run_state(resumed_summary(job)) if job.resume else "unfinished"
         timing = dict(job.timing)
         if state == "unfinished":
-            with timed(timing, "training"):
-                train_held(job, dataset, display=display, create=create, timing=timing)
-            timing["training"] -= timing["data"] - job.timing.get("data", 0)
+            train_held(job, dataset, display=display, create=create, timing=timing)
         begun = time.perf_counter()
 
         def announce(summary: dict[str, Any]) -> None:
@@ -156,7 +154,7 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, 
     Args:
         job, dataset, display: as in `run_one`.
         create: creates the run, once nothing can be refused any more.
-        timing: gets the seconds of the data.
+        timing: gets the seconds of the data and of the training.
 
     Raises:
         Stopped, InputError, WorldError: as `run_one`.
@@ -174,7 +172,8 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, 
     if recipe.network.train_blocks >= 0:
         progress = progress_of(display, "frozen part")
         model = checkpoint_model(recipe, folder) if resume else None
-        images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
+        with timed(timing, "training"):
+            images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
     with timed(timing, "data"):
         training, validation = cut(images, recipe.holdout)
     if job.resume:
@@ -187,7 +186,7 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, 
         counts = {"num_train": len(training), "num_validation": len(validation)}
         create(first_files(recipe, facts | counts))
     run_id = wandb_id(folder) if job.wandb else ""
-    with ExitStack() as stack:
+    with timed(timing, "training"), ExitStack() as stack:
         stack.callback(display.end_training)
         loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
         for logger in loggers:
