@@ -1,5 +1,5 @@
-/* Vectors of eight fp32 numbers, those of eight channels, which lie side by side in channels-last memory; and what all
- * sources share: 2x2 max pooling, threads, return codes. */
+/* Vectors of fp32 numbers, those of LANES channels, which lie side by side in channels-last memory: eight, or as many
+ * as the source says; and what all sources share: 2x2 max pooling, threads, return codes. */
 
 #include <stdint.h>
 
@@ -9,10 +9,12 @@
 static inline int omp_get_thread_num(void) { return 0; }
 #endif
 
-typedef float vec __attribute__((vector_size(32), aligned(4)));
-typedef int32_t ints __attribute__((vector_size(32)));
-typedef uint8_t bytes __attribute__((vector_size(8), aligned(1)));
-enum { LANES = 8 };
+#ifndef LANES
+#define LANES 8
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1)));
 
 /* What every function returns; build.py raises MemoryError for the second. */
 enum { DONE = 0, NO_MEMORY = 1 };

@@ -12,8 +12,7 @@
  * share: each transforms some of the images, then multiplies at some of the elements, then transforms images back.
  *
  * 2x2 max pooling can be fused into the way back: only the maximum of each 2x2 is written, [images, height / 2,
- * width / 2, channels], with its argmax index, a byte (the first of equal ones); its gradient goes to that pixel. Tiles
- * then have an even number of outputs a side, or there is one tile.
+ * width / 2, channels], with its argmax index, a byte (the first of equal ones); its gradient goes to that pixel.
  *
  * Images are [images, height, width, channels], channels a multiple of 8. In the transform domain channels lie in
  * panels of 16, the last of which may be part empty:
@@ -24,9 +23,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#define LANES 16
+#endif
 #include "vectors.h"
 
-enum { IN = OUT + 2, PANEL = 16, ELEMENTS = IN * IN, ROWS = 6 };
+enum { IN = OUT + 2, ELEMENTS = IN * IN, PANEL = 16, VECTORS = PANEL / LANES };
+enum { ROWS = 12 / VECTORS, GRAD_ROWS = LANES == 16 ? 8 : 6 }; /* of sums in registers: multiply, add_rows */
 enum { CHUNK_BYTES = 8000000 }; /* of a cache of 32 MB: 4 to 16 MB were tried */
 
 /* In one dimension: how much of a pixel, or a weight, is in an element, [element][pixel]. The elements are values at
@@ -43,63 +47,110 @@ typedef struct {
 
 static long filled(long channels) { return (channels + PANEL - 1) / PANEL * PANEL; }
 
-static Shape shape_of(long height, long width, long channels, long chunk) {
-    Shape s = {.height = height, .width = width, .channels = channels, .across = (width + OUT - 1) / OUT};
-    s.tiles = (height + OUT - 1) / OUT * s.across;
+/* Tiles along outputs of this length. Of pooled ones, a last one that belongs to no pair is not needed. */
+static long tiles_along(long length, int pool) { return ((pool ? length / 2 * 2 : length) + OUT - 1) / OUT; }
+
+static Shape shape_of(long height, long width, long channels, int pool, long chunk) {
+    Shape s = {.height = height, .width = width, .channels = channels, .across = tiles_along(width, pool)};
+    s.tiles = tiles_along(height, pool) * s.across;
     s.slots = (chunk * s.tiles + ROWS - 1) / ROWS * ROWS;
     s.stride = s.slots * filled(channels) + PANEL;
     return s;
 }
 
 /* Images of a chunk: their transform domain fills about CHUNK_BYTES, and no thread waits for the last image. */
-static long chunk_size(long height, long width, long channels, long images, long threads) {
-    long tiles = ((height + OUT - 1) / OUT) * ((width + OUT - 1) / OUT);
+static long chunk_size(long tiles, long channels, long images, long threads) {
     long most = CHUNK_BYTES / (sizeof(float) * ELEMENTS * channels * tiles);
     if (most < 1) most = 1;
     long chunks = (images + most - 1) / most, size = (images + chunks - 1) / chunks;
     return (size + threads - 1) / threads * threads;
 }
 
-/* to [width][IN] = (matrix from [side][width])'. Inline, so that products with a matrix's zeros are left out. */
-INLINE void transform_and_transpose(const float *matrix, const int side, const vec *from, vec *to, int width) {
-    for (int c = 0; c < width; c++, from++, to += IN)
-#pragma GCC unroll 10
-        for (int j = 0; j <= IN / 2; j++) {
-            const int p = j ? 2 * j - 1 : 0;
-            vec even = {0}, odd = {0};
-#pragma GCC unroll 10
-            for (int k = 0; k < side; k += 2)
-                if (matrix[p * side + k] != 0) even += matrix[p * side + k] * from[k * width];
-#pragma GCC unroll 10
-            for (int k = 1; k < side; k += 2)
-                if (matrix[p * side + k] != 0) odd += matrix[p * side + k] * from[k * width];
-            to[p] = even + odd;
-            if (p && p + 1 < IN) to[p + 1] = even - odd;
-        }
+/* Which channels of a vector there are: the last vector of an image's channels may be half full. */
+#if LANES == 16
+typedef __mmask16 Mask;
+INLINE Mask mask_of(long channels) { return channels < LANES ? 0xFF : 0xFFFF; }
+INLINE vec load(const float *from, Mask mask) { return (vec)_mm512_maskz_loadu_ps(mask, from); }
+INLINE void store(float *to, vec values, Mask mask) { _mm512_mask_storeu_ps(to, mask, (__m512)values); }
+INLINE ints load_bytes(const uint8_t *from, Mask mask) {
+    return (ints)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from));
+}
+INLINE void store_bytes(uint8_t *to, ints values, Mask mask) {
+    _mm512_mask_cvtepi32_storeu_epi8(to, mask, (__m512i)values);
+}
+#else
+typedef int Mask;
+INLINE Mask mask_of(long channels) { return channels > 0; }
+INLINE vec load(const float *from, Mask mask) { return (void)mask, *(const vec *)from; }
+INLINE void store(float *to, vec values, Mask mask) { (void)mask, *(vec *)to = values; }
+INLINE ints load_bytes(const uint8_t *from, Mask mask) {
+    return (void)mask, __builtin_convertvector(*(const bytes *)from, ints);
+}
+INLINE void store_bytes(uint8_t *to, ints values, Mask mask) {
+    (void)mask, *(bytes *)to = __builtin_convertvector(values, bytes);
+}
+#endif
+
+/* In one dimension: to [IN] = matrix from [side], vectors that lie so many floats apart. Inline, so that products with
+ * a matrix's zeros are left out. */
+INLINE void transform(const float *matrix, const int side, const float *from, long from_step, float *to, long to_step) {
+    vec pixels[IN];
+#pragma GCC unroll 12
+    for (int k = 0; k < side; k++) pixels[k] = AT(from, k * from_step);
+#pragma GCC unroll 12
+    for (int j = 0; j <= IN / 2; j++) {
+        const int p = j ? 2 * j - 1 : 0;
+        vec even = {0}, odd = {0};
+#pragma GCC unroll 12
+        for (int k = 0; k < side; k += 2)
+            if (matrix[p * side + k] != 0) even += matrix[p * side + k] * pixels[k];
+#pragma GCC unroll 12
+        for (int k = 1; k < side; k += 2)
+            if (matrix[p * side + k] != 0) odd += matrix[p * side + k] * pixels[k];
+        AT(to, p * to_step) = even + odd;
+        if (p && p + 1 < IN) AT(to, (p + 1) * to_step) = even - odd;
+    }
 }
 
-/* to [width][side] = (matrix' from [IN][width])'. */
-INLINE void transform_back_and_transpose(const float *matrix, const int side, const vec *from, vec *to, int width) {
-    for (int c = 0; c < width; c++, from++, to += side) {
-        vec sums[IN], differences[IN];
-#pragma GCC unroll 10
+/* to [side] = matrix' from [IN]. */
+INLINE void transform_back(const float *matrix, const int side, const float *from, long from_step, float *to,
+                           long to_step) {
+    vec sums[IN], differences[IN];
+#pragma GCC unroll 12
+    for (int j = 0; j <= IN / 2; j++) {
+        const int p = j ? 2 * j - 1 : 0;
+        int paired = p && p + 1 < IN;
+        vec first = AT(from, p * from_step), second = paired ? AT(from, (p + 1) * from_step) : (vec){0};
+        sums[p] = first + second;
+        differences[p] = first - second;
+    }
+#pragma GCC unroll 12
+    for (int k = 0; k < side; k++) {
+        vec sum = {0};
+#pragma GCC unroll 12
         for (int j = 0; j <= IN / 2; j++) {
             const int p = j ? 2 * j - 1 : 0;
-            int paired = p && p + 1 < IN;
-            sums[p] = paired ? from[p * width] + from[(p + 1) * width] : from[p * width];
-            differences[p] = paired ? from[p * width] - from[(p + 1) * width] : from[p * width];
+            if (matrix[p * side + k] != 0) sum += matrix[p * side + k] * (k % 2 ? differences[p] : sums[p]);
         }
-#pragma GCC unroll 10
-        for (int k = 0; k < side; k++) {
-            vec sum = {0};
-#pragma GCC unroll 10
-            for (int j = 0; j <= IN / 2; j++) {
-                const int p = j ? 2 * j - 1 : 0;
-                if (matrix[p * side + k] != 0) sum += matrix[p * side + k] * (k % 2 ? differences[p] : sums[p]);
-            }
-            to[k] = sum;
-        }
+        AT(to, k * to_step) = sum;
     }
+}
+
+/* In two dimensions: the elements of a tile, `stride` floats apart, from its pixels [side][side]; and back. */
+INLINE void transform_tile(const float *matrix, const int side, const vec *pixels, float *elements, long stride) {
+    vec half[IN * IN]; /* [element][pixel] */
+    for (int c = 0; c < side; c++)
+        transform(matrix, side, (const float *)(pixels + c), side * LANES, (float *)(half + c), side * LANES);
+    for (int p = 0; p < IN; p++)
+        transform(matrix, side, (const float *)(half + p * side), LANES, elements + p * IN * stride, stride);
+}
+
+INLINE void transform_tile_back(const float *matrix, const int side, const float *elements, long stride, vec *pixels) {
+    vec half[IN * IN]; /* [pixel][element] */
+    for (int q = 0; q < IN; q++)
+        transform_back(matrix, side, elements + q * stride, IN * stride, (float *)(half + q), IN * LANES);
+    for (int r = 0; r < side; r++)
+        transform_back(matrix, side, (const float *)(half + r * IN), LANES, (float *)(pixels + r * side), LANES);
 }
 
 /* The vector of channels from `channel` on, of a tile of one of the chunk's images, at the first element. */
@@ -127,136 +178,137 @@ static const float *pooled_pixel(const Shape *s, const float *images, long image
     return images + ((image * (s->height / 2) + row / 2) * (s->width / 2) + column / 2) * s->channels;
 }
 
-/* The gradients of a tile's outputs before pooling: each pooled gradient at its argmax, zero elsewhere. */
+/* The gradients of a tile's outputs before pooling: each pooled gradient at its argmax, zero elsewhere. A 2x2 may lie
+ * across tiles. */
 INLINE void read_pooled(const Shape *s, vec *pixels, const float *images, const uint8_t *argmax, long image, long top,
-                        long left, long channel) {
-    if (OUT % 2) memset(pixels, 0, sizeof(vec) * OUT * OUT); /* the last row and column were not pooled */
-    for (int r = 0; r + 1 < OUT; r += 2)
-        for (int c = 0; c + 1 < OUT; c += 2) {
-            const float *from = pooled_pixel(s, images, image, top + r, left + c);
-            vec gradient = from ? *(const vec *)(from + channel) : (vec){0};
-            ints index = {0};
-            if (from) index = __builtin_convertvector(*(const bytes *)(argmax + (from - images) + channel), ints);
-            for (int k = 0; k < 4; k++) pixels[OUT * (r + k / 2) + c + k % 2] = (vec)((ints)gradient & (index == k));
+                        long left, long channel, Mask mask) {
+    if (OUT % 2) memset(pixels, 0, sizeof(vec) * OUT * OUT); /* which compilers do not see is overwritten */
+    for (long row = top / 2 * 2; row < top + OUT; row += 2)
+        for (long column = left / 2 * 2; column < left + OUT; column += 2) {
+            const float *from = pooled_pixel(s, images, image, row, column);
+            vec gradient = from ? load(from + channel, mask) : (vec){0};
+            ints index = from ? load_bytes(argmax + (from - images) + channel, mask) : (ints){0};
+            for (int k = 0; k < 4; k++) {
+                long r = row + k / 2 - top, c = column + k % 2 - left;
+                if (r >= 0 && r < OUT && c >= 0 && c < OUT)
+                    pixels[OUT * r + c] = (vec)((ints)gradient & (index == k));
+            }
         }
 }
 
 /* All tiles of an image to the transform domain. A tile has as many pixels a side as the matrix takes: IN, with padding
  * of one pixel around the outputs that need them, or OUT; these were pooled where argmax is given. */
-INLINE void to_domain(const Shape *s, const float *matrix, int side, const float *images, const uint8_t *argmax,
+INLINE void to_domain(const Shape *s, const float *matrix, const int side, const float *images, const uint8_t *argmax,
                       float *tiles, long image) {
     const int padding = side == IN;
     FOR_EACH_TILE(s) {
-        vec pixels[IN * IN], half[IN * IN], elements[ELEMENTS];
+        vec pixels[IN * IN];
+        Mask mask = mask_of(s->channels - channel);
         long top = tile / s->across * OUT - padding, left = tile % s->across * OUT - padding;
         if (argmax)
-            read_pooled(s, pixels, images, argmax, image, top, left, channel);
+            read_pooled(s, pixels, images, argmax, image, top, left, channel, mask);
         else
             for (int r = 0; r < side; r++)
                 for (int c = 0; c < side; c++)
                     pixels[side * r + c] = inside(s, top + r, left + c)
-                                               ? *(const vec *)(pixel(s, images, image, top + r, left + c) + channel)
+                                               ? load(pixel(s, images, image, top + r, left + c) + channel, mask)
                                                : (vec){0};
-        transform_and_transpose(matrix, side, pixels, half, side); /* twice, which transposes back */
-        transform_and_transpose(matrix, side, half, elements, IN);
-        float *to = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < ELEMENTS; z++) *(vec *)(to + z * s->stride) = elements[z];
+        transform_tile(matrix, side, pixels, at(s, tiles, image, tile, channel), s->stride);
     }
 }
 
-/* 2x2 max pooling of a tile's outputs, an even number a side or all that there are. */
-INLINE void write_pooled(const Shape *s, const vec *pixels, float *images, uint8_t *argmax, long image, long top,
-                         long left, long channel) {
-    for (int r = 0; r + 1 < OUT; r += 2)
-        for (int c = 0; c + 1 < OUT; c += 2) {
-            float *to = (float *)pooled_pixel(s, images, image, top + r, left + c);
-            if (!to) continue;
-            ints index;
-            *(vec *)(to + channel) = max_pool(pixels + OUT * r + c, OUT, &index);
-            *(bytes *)(argmax + (to - images) + channel) = __builtin_convertvector(index, bytes);
+/* 2x2 max pooling of a panel's outputs [PANEL / LANES][rows][columns], of which rows and columns are those of tiles. */
+INLINE void write_pooled(const Shape *s, const vec *outputs, float *images, uint8_t *argmax, long image, long panel) {
+    const long columns = s->across * OUT, all = s->tiles * OUT * OUT;
+    for (long row = 0; row + 1 < s->height; row += 2)
+        for (long column = 0; column + 1 < s->width; column += 2) {
+            float *to = (float *)pooled_pixel(s, images, image, row, column);
+            for (long channel = panel, v = 0; v < VECTORS && channel < s->channels; channel += LANES, v++) {
+                Mask mask = mask_of(s->channels - channel);
+                ints index;
+                store(to + channel, max_pool(outputs + v * all + row * columns + column, columns, &index), mask);
+                store_bytes(argmax + (to - images) + channel, index, mask);
+            }
         }
 }
 
-/* And back to pixels: tiles with padding overlap, and are summed; outputs are pooled where there is space for
- * argmax. */
-INLINE void from_domain(const Shape *s, const float *matrix, int side, const float *tiles, float *images,
-                        uint8_t *argmax, long image) {
+/* And back to pixels: tiles with padding overlap, and are summed; outputs are pooled where there is space for argmax,
+ * and for those of a panel before. */
+INLINE void from_domain(const Shape *s, const float *matrix, const int side, const float *tiles, float *images,
+                        uint8_t *argmax, vec *outputs, long image) {
     const int padding = side == IN;
     if (padding)
         memset((float *)pixel(s, images, image, 0, 0), 0, sizeof(float) * s->height * s->width * s->channels);
-    FOR_EACH_TILE(s) {
-        vec elements[ELEMENTS], half[IN * IN], pixels[IN * IN];
-        long top = tile / s->across * OUT - padding, left = tile % s->across * OUT - padding;
-        const float *from = at(s, tiles, image, tile, channel);
-        for (int z = 0; z < ELEMENTS; z++) elements[z] = *(const vec *)(from + z * s->stride);
-        transform_back_and_transpose(matrix, side, elements, half, IN);
-        transform_back_and_transpose(matrix, side, half, pixels, side);
-        if (argmax) {
-            write_pooled(s, pixels, images, argmax, image, top, left, channel);
-            continue;
-        }
-        for (int r = 0; r < side; r++)
-            for (int c = 0; c < side; c++)
-                if (inside(s, top + r, left + c)) {
-                    vec *to = (vec *)(pixel(s, images, image, top + r, left + c) + channel);
-                    *to = padding ? *to + pixels[side * r + c] : pixels[side * r + c];
+    for (long panel = 0; panel < s->channels; panel += PANEL) {
+        for (long tile = 0; tile < s->tiles; tile++)
+            for (long channel = panel; channel < panel + PANEL && channel < s->channels; channel += LANES) {
+                vec pixels[IN * IN];
+                Mask mask = mask_of(s->channels - channel);
+                long top = tile / s->across * OUT - padding, left = tile % s->across * OUT - padding;
+                transform_tile_back(matrix, side, at(s, tiles, image, tile, channel), s->stride, pixels);
+                if (argmax) {
+                    vec *to = outputs + (channel - panel) / LANES * s->tiles * OUT * OUT + top * s->across * OUT + left;
+                    for (int r = 0; r < OUT; r++)
+                        for (int c = 0; c < OUT; c++) to[r * s->across * OUT + c] = pixels[OUT * r + c];
+                    continue;
                 }
+                for (int r = 0; r < side; r++)
+                    for (int c = 0; c < side; c++)
+                        if (inside(s, top + r, left + c)) {
+                            float *to = (float *)pixel(s, images, image, top + r, left + c) + channel;
+                            store(to, padding ? load(to, mask) + pixels[side * r + c] : pixels[side * r + c], mask);
+                        }
+            }
+        if (argmax) write_pooled(s, outputs, images, argmax, image, panel);
     }
 }
 
-/* out [tiles, num_out] = in [tiles, num_in] filters [num_in, num_out] at one element. Twelve vectors of sums, with two
- * of filters and one of inputs, fill the sixteen registers of AVX2. */
+/* out [tiles, num_out] = in [tiles, num_in] filters [num_in, num_out] at one element. Twelve vectors of sums, with
+ * those of the filters and one of inputs, fit the sixteen registers of AVX2. */
 static void multiply(const float *in, const float *filters, float *out, long slots, long num_in, long num_out) {
     for (long j = 0; j < num_out; j += PANEL, filters += filled(num_in) * PANEL)
         for (long i = 0; i < slots; i += ROWS) {
-            vec left[ROWS] = {0}, right[ROWS] = {0};
+            vec sums[ROWS][VECTORS] = {{{0}}};
             const float *weights = filters;
             for (long k = 0; k < num_in; k += PANEL) {
                 const float *from = in + k * slots + i * PANEL;
-                for (long z = 0; z < PANEL && z < num_in - k; z++, weights += PANEL) {
-                    vec w0 = *(const vec *)weights, w1 = *(const vec *)(weights + LANES);
-#pragma GCC unroll 6
-                    for (int r = 0; r < ROWS; r++) {
-                        left[r] += from[r * PANEL + z] * w0;
-                        right[r] += from[r * PANEL + z] * w1;
-                    }
-                }
+                for (long z = 0; z < PANEL && z < num_in - k; z++, weights += PANEL)
+#pragma GCC unroll 12
+                    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+                        for (int v = 0; v < VECTORS; v++) sums[r][v] += from[r * PANEL + z] * AT(weights, v * LANES);
             }
             float *to = out + j * slots + i * PANEL;
-            for (int r = 0; r < ROWS; r++, to += PANEL) {
-                *(vec *)to = left[r];
-                *(vec *)(to + LANES) = right[r];
-            }
+#pragma GCC unroll 12
+            for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
+                for (int v = 0; v < VECTORS; v++) AT(to, r * PANEL + v * LANES) = sums[r][v];
         }
 }
 
-/* sums [num, 16] += in' [num, tiles] out [tiles, 16], num at most ROWS channels of a panel. */
-INLINE void add_panel_products(const float *in, const float *out, float *sums, long tiles, const int num) {
-    vec left[ROWS] = {0}, right[ROWS] = {0};
-    for (long z = 0; z < tiles; z++, in += PANEL, out += PANEL) {
-        vec g0 = *(const vec *)out, g1 = *(const vec *)(out + LANES);
-#pragma GCC unroll 6
-        for (int r = 0; r < num; r++) {
-            left[r] += in[r] * g0;
-            right[r] += in[r] * g1;
-        }
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < num; r++, sums += PANEL) {
-        *(vec *)sums += left[r];
-        *(vec *)(sums + LANES) += right[r];
-    }
+/* total [rows, 16] += in' [rows, tiles] out [tiles, 16], rows of a panel's channels. */
+INLINE void add_rows(const float *in, const float *out, float *total, long tiles, const int rows) {
+    vec sums[GRAD_ROWS][VECTORS] = {{{0}}};
+    for (long z = 0; z < tiles; z++, in += PANEL, out += PANEL)
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sums[r][v] += in[r] * AT(out, v * LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) AT(total, r * PANEL + v * LANES) += sums[r][v];
 }
 
-/* sums [num_in, num_out] += in' [num_in, tiles] out [tiles, num_out] at one element. */
-static void add_products(const float *in, const float *out, float *sums, long tiles, long slots, long num_in,
-                          long num_out) {
+/* total [num_in, num_out] += in' [num_in, tiles] out [tiles, num_out] at one element. */
+static void add_products(const float *in, const float *out, float *total, long tiles, long slots, long num_in,
+                         long num_out) {
     for (long j = 0; j < num_out; j += PANEL, out += slots * PANEL)
-        for (long i = 0; i < num_in; i += PANEL, sums += PANEL * PANEL) {
-            const float *from = in + i * slots;
-            add_panel_products(from, out, sums, tiles, ROWS);
-            add_panel_products(from + ROWS, out, sums + ROWS * PANEL, tiles, ROWS);
-            add_panel_products(from + 2 * ROWS, out, sums + 2 * ROWS * PANEL, tiles, PANEL - 2 * ROWS);
+        for (long i = 0; i < num_in; i += PANEL, total += PANEL * PANEL) {
+            const int last = PANEL / GRAD_ROWS * GRAD_ROWS;
+            for (int k = 0; k < last; k += GRAD_ROWS)
+                add_rows(in + i * slots + k, out, total + k * PANEL, tiles, GRAD_ROWS);
+            if (last < PANEL) add_rows(in + i * slots + last, out, total + last * PANEL, tiles, PANEL - last);
         }
 }
 
@@ -274,11 +326,9 @@ int transform_filters(const float *weights, float *filters, long num_in, long nu
                 for (long out = first; out < first + PANEL && out < num_out; out++)
                     panel[k][out - first] = weights[out * out_stride + in * in_stride + k * position_stride];
         for (int lane = 0; lane < PANEL; lane += LANES) {
-            vec filter[9], half[3 * IN], elements[ELEMENTS];
-            for (int k = 0; k < 9; k++) filter[k] = *(vec *)&panel[k][lane];
-            transform_and_transpose(FILTER, 3, filter, half, 3);
-            transform_and_transpose(FILTER, 3, half, elements, IN);
-            for (int z = 0; z < ELEMENTS; z++) *(vec *)(filters + (z * rows + row) * PANEL + lane) = elements[z];
+            vec filter[9];
+            for (int k = 0; k < 9; k++) filter[k] = AT(panel[k], lane);
+            transform_tile(FILTER, 3, filter, filters + row * PANEL + lane, rows * PANEL);
         }
     }
     return DONE;
@@ -294,11 +344,9 @@ int transform_grad_filters(const float *filters, float *weights, long num_in, lo
         if (in >= num_in) continue;
         float panel[9][PANEL];
         for (int lane = 0; lane < PANEL; lane += LANES) {
-            vec filter[9], half[3 * IN], elements[ELEMENTS];
-            for (int z = 0; z < ELEMENTS; z++) elements[z] = *(const vec *)(filters + (z * rows + row) * PANEL + lane);
-            transform_back_and_transpose(FILTER, 3, elements, half, IN);
-            transform_back_and_transpose(FILTER, 3, half, filter, 3);
-            for (int k = 0; k < 9; k++) *(vec *)&panel[k][lane] = filter[k];
+            vec filter[9];
+            transform_tile_back(FILTER, 3, filters + row * PANEL + lane, rows * PANEL, filter);
+            for (int k = 0; k < 9; k++) AT(panel[k], lane) = filter[k];
         }
         for (int k = 0; k < 9; k++)
             for (long out = first; out < first + PANEL && out < num_out; out++)
@@ -314,32 +362,30 @@ typedef struct {
     long inputs, outputs;          /* floats of an image */
     long filters;                  /* floats of all filters at an element */
     float *in_tiles, *out_tiles;   /* a chunk's inputs and outputs in the transform domain */
+    float *unpooled;               /* of each thread: a panel of an image's outputs before pooling */
+    long panel;                    /* floats of that */
 } Work;
 
-/* Not cleared: what is neither a tile nor a channel affects no other element, and is never read in the end. */
-static float *allocate_tiles(const Shape *s) { return aligned_alloc(64, sizeof(float) * ELEMENTS * s->stride); }
-
-/* Its tiles are NULL, both, where memory is short. */
+/* Its tiles are NULL where memory is short. They are not cleared: what is neither a tile nor a channel affects no other
+ * element, and is never read in the end. */
 static Work begin(long images, long height, long width, long num_in, long num_out, int pool, long threads) {
-    long chunk = chunk_size(height, width, filled(num_in) + filled(num_out), images, threads);
-    Work w = {.in = shape_of(height, width, num_in, chunk), .out = shape_of(height, width, num_out, chunk)};
+    const long tiles = tiles_along(height, pool) * tiles_along(width, pool);
+    const long chunk = chunk_size(tiles, filled(num_in) + filled(num_out), images, threads);
+    Work w = {
+        .in = shape_of(height, width, num_in, pool, chunk),
+        .out = shape_of(height, width, num_out, pool, chunk),
+    };
     w.chunk = chunk;
     w.inputs = height * width * num_in;
     w.outputs = (pool ? height / 2 * (width / 2) : height * width) * num_out;
     w.filters = filled(num_in) * filled(num_out);
-    w.in_tiles = allocate_tiles(&w.in);
-    w.out_tiles = allocate_tiles(&w.out);
-    if (!w.in_tiles || !w.out_tiles) {
-        free(w.in_tiles);
-        free(w.out_tiles);
-        w.in_tiles = w.out_tiles = 0;
-    }
+    const long in_size = ELEMENTS * w.in.stride, out_size = ELEMENTS * w.out.stride;
+    w.panel = pool ? tiles * OUT * OUT * PANEL : 0;
+    w.in_tiles = aligned_alloc(64, sizeof(float) * (in_size + out_size + threads * w.panel));
+    if (!w.in_tiles) return w;
+    w.out_tiles = w.in_tiles + in_size;
+    w.unpooled = w.out_tiles + out_size;
     return w;
-}
-
-static void end(Work w) {
-    free(w.in_tiles);
-    free(w.out_tiles);
 }
 
 /* outputs [images, height, width, num_out] of inputs [images, height, width, num_in]; pooled, unless argmax is NULL. */
@@ -359,9 +405,9 @@ int winograd_forward(const float *inputs, const float *filters, float *outputs, 
 #pragma omp for schedule(dynamic)
         for (long n = 0; n < num; n++)
             from_domain(&w.out, OUTPUT, OUT, w.out_tiles, outputs + i * w.outputs, argmax ? argmax + i * w.outputs : 0,
-                        n);
+                        (vec *)(w.unpooled + omp_get_thread_num() * w.panel), n);
     }
-    end(w);
+    free(w.in_tiles);
     return DONE;
 }
 
@@ -391,9 +437,9 @@ int winograd_backward(const float *inputs, const float *grad_output, const uint8
         if (grad_input) {
 #pragma omp for schedule(dynamic)
             for (long n = 0; n < num; n++)
-                from_domain(&w.in, INPUT, IN, w.in_tiles, grad_input + i * w.inputs, 0, n);
+                from_domain(&w.in, INPUT, IN, w.in_tiles, grad_input + i * w.inputs, 0, 0, n);
         }
     }
-    end(w);
+    free(w.in_tiles);
     return DONE;
 }

@@ -89,10 +89,11 @@ def tile_side(height: int, width: int, *, pool: bool = False) -> int:
     """The side of the tiles that need the fewest multiplications for outputs of this size.
 
     Args:
-        pool: choose among the tiles that no 2×2 of the pooling lies across.
+        pool: count only the outputs that 2×2 pooling takes.
     """
-    sides = [side for side in POSITIVE_POINTS if not pool or side % 2 == 0 or side >= max(height, width)]
-    return min(sides, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
+    if pool:
+        height, width = height // 2 * 2, width // 2 * 2
+    return min(POSITIVE_POINTS, key=lambda side: -(-height // side) * -(-width // side) * (side + 2) ** 2)
 
 
 @functools.cache
