@@ -1,15 +1,18 @@
 """Time to an accuracy: recipes interleaved, each run a process of its own, timed from start to written result.
 
-    python benchmarks/speed_runs.py results/speednet speednet=5 speednet-reference=2    # let nothing else run
+    python benchmarks/speed_runs.py results/speednet speednet=5 speednet-reference-bf16=2    # let nothing else run
 
-Runs each recipe with seeds 0, 1, …, spread over one session, and leaves in the folder recipe.json, metrics.csv and
-summary.json of each run, runs.json (seconds of the whole process) and table.json (means over seeds, and the ratio to
-speednet-reference). What is in runs.json is not run again: after an interruption the same command continues. If that is
-on another machine, accuracies count from every machine, times only from the one that the reference ran on.
+Runs each recipe with seeds 0, 1, …, spread over one session. `speednet-reference` is that recipe in fp32, by PyTorch
+alone, compiled; with -eager, -bf16 or -bf16-compiled behind the name in PyTorch's other ways, with -native by our
+kernels. The folder gets recipe.json, metrics.csv and summary.json of each run, in a folder for each kind of CPU;
+runs.json, the seconds of the whole processes; and table.json: of each kind of CPU, means over seeds and the ratios to
+the reference in the fastest of PyTorch's ways and with our kernels. What is in runs.json of this kind of CPU is not run
+again: after an interruption the same command continues.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,11 +25,20 @@ from typing import Any
 
 from cifar.evaluation.intervals import mean_interval
 from cifar.files import write_json
+from cifar.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = "speednet-reference"
-# The reference is compiled by PyTorch and does without our native kernels.
-MACHINE_FLAGS = {REFERENCE: ("--kernels", "pytorch", "--compile")}
+PYTORCH, BF16 = ("--kernels", "pytorch"), ("--set", "precision=bf16")
+# The ways in which the reference is run; the first four are PyTorch's.
+WAYS = {
+    REFERENCE: (*PYTORCH, "--compile"),
+    f"{REFERENCE}-eager": PYTORCH,
+    f"{REFERENCE}-bf16": (*PYTORCH, *BF16),
+    f"{REFERENCE}-bf16-compiled": (*PYTORCH, *BF16, "--compile"),
+    f"{REFERENCE}-native": (),
+}
+NATIVE = f"{REFERENCE}-native"
 FILES = ("recipe.json", "metrics.csv", "summary.json")
 
 
@@ -41,14 +53,13 @@ def main() -> None:
     record = arguments.folder / "runs.json"
     rows: list[dict[str, Any]] = json.loads(record.read_text()) if record.exists() else []
     flags = [*(["--data", arguments.data] if arguments.data else []), *(f"--set={each}" for each in arguments.settings)]
-    for recipe, seed in spread(dict(arguments.recipes)):
-        if not any((row["recipe"], row["seed"]) == (recipe, seed) for row in rows):
-            rows.append(run(recipe, seed, flags, record=arguments.folder))
+    here = kind_of_cpu(describe_machine())
+    for name, seed in spread(dict(arguments.recipes)):
+        if not any((row["recipe"], row["seed"], row["cpu"]) == (name, seed, here) for row in rows):
+            rows.append(run(name, seed, flags, record=arguments.folder / here) | {"cpu": here})
             write_json(record, rows)
-            print(f"{recipe} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
-    rows = [row | {"machine": machine_of(summary_of(arguments.folder, row))} for row in rows]
-    result = table(rows, main=arguments.recipes[0][0]) | versions_and_commands(arguments.folder, rows)
-    write_json(arguments.folder / "table.json", result)
+            print(f"{name} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
+    write_json(arguments.folder / "table.json", table(arguments.folder, rows, main=arguments.recipes[0][0]))
 
 
 def recipe_and_seeds(text: str) -> tuple[str, int]:
@@ -64,11 +75,25 @@ def spread(seeds: Mapping[str, int]) -> Iterator[tuple[str, int]]:
         yield name, seed
 
 
-def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[str, Any]:
+def kind_of_cpu(machine: Mapping[str, Any]) -> str:
+    """What of a machine decides the speed of a run, as the name of a folder: avx512-bf16-family25-model17-2cores."""
+    bf16 = ["bf16"] if machine.get("native_bf16") else []  # older records do not have it, nor the model
+    model = machine.get("processor_model", "").split()
+    return re.sub(
+        "[^a-z0-9-]", "", "-".join([machine["instructions"].lower(), *bf16, *model, f"{machine['cores']}cores"])
+    )
+
+
+def command_of(name: str) -> list[str]:
+    """The arguments of `cifar` that train by a recipe, or by the reference's in one of the ways."""
+    return ["train", "-m", REFERENCE if name in WAYS else name, *WAYS.get(name, ())]
+
+
+def run(name: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[str, Any]:
     """Time one whole process and keep its records.
 
     Args:
-        recipe: by name.
+        name: of a recipe or a way.
         seed: of the run.
         flags: further arguments of train.py.
         record: the folder that keeps the records.
@@ -76,19 +101,19 @@ def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[s
     Raises:
         CalledProcessError: the process failed.
     """
-    name = f"{recipe}-{seed}"
-    command = [sys.executable, str(ROOT / "train.py"), "-m", recipe, "--seed", str(seed), "-s", name, *flags]
-    command += MACHINE_FLAGS.get(recipe, ())
+    kept = record / f"{name}-{seed}"
+    command = [sys.executable, str(ROOT / "train.py"), *command_of(name)[1:], "--seed", str(seed), "-s", kept.name]
+    command += flags
     with tempfile.TemporaryDirectory() as folder:
         started, began = datetime.now(UTC), time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
-        (record / name).mkdir(exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True)
         for file in FILES:
-            shutil.copy(Path(folder, name, file), record / name)
-    summary = json.loads((record / name / "summary.json").read_text())
+            shutil.copy(Path(folder, kept.name, file), kept)
+    summary = json.loads((kept / "summary.json").read_text())
     return {
-        "recipe": recipe,
+        "recipe": name,
         "seed": seed,
         "test_accuracy": summary["test_accuracy"],
         "seconds": round(seconds, 2),
@@ -98,71 +123,69 @@ def run(recipe: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[s
     }
 
 
-def summary_of(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The recorded summary of a run."""
-    summary: dict[str, Any] = json.loads((folder / f"{row['recipe']}-{row['seed']}" / "summary.json").read_text())
-    return summary
-
-
-def machine_of(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a machine decides the speed of a run; not the memory, which differs by a few bytes from boot to boot."""
-    return {key: summary["machine"][key] for key in ("processor", "instructions", "cores", "gpus", "system")}
-
-
-def table(rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
-    """The figures of every recipe, with those of the main one, and the reference's, at the top level.
+def table(folder: Path, rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:
+    """The figures of every kind of CPU; those of the kind with most runs of the main recipe are at the top level too.
 
     Args:
-        rows: of runs, each with its "machine". Accuracies are means over all, times over the runs on the machine of the
-            reference (if there is none, of the main recipe's first run).
+        folder: with the summaries of the runs.
+        rows: of the runs.
         main: the recipe whose figures are at the top level.
     """
+    kinds = {}
+    for kind in dict.fromkeys(row["cpu"] for row in rows):
+        runs = [row for row in rows if row["cpu"] == kind]
+        summary = json.loads((folder / kind / f"{runs[0]['recipe']}-{runs[0]['seed']}" / "summary.json").read_text())
+        kinds[kind] = figures_of_cpu(runs) | {"machine": summary["machine"], "versions": summary["versions"]}
+    first = max(kinds.values(), key=lambda kind: kind["recipes"][main]["seeds"] if main in kind["recipes"] else 0)
+    names = dict.fromkeys(row["recipe"] for row in rows)
+    commands = {name: " ".join(["cifar", *command_of(name)]) for name in names}
+    return first["recipes"][main] | {"recipe": main} | first | {"commands": commands, "cpus": kinds}
+
+
+def figures_of_cpu(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of every recipe on one kind of CPU, with their ratios to the reference's times.
+
+    Args:
+        rows: of runs on that kind.
+    """
     names = sorted({row["recipe"] for row in rows})
-    machine = next(row["machine"] for name in (REFERENCE, main) for row in rows if row["recipe"] == name)
-    recipes = {name: figures([row for row in rows if row["recipe"] == name], machine=machine) for name in names}
-    reference = recipes.get(REFERENCE)
-    for of_recipe in recipes.values():
-        of_recipe["ratio"] = of_recipe["seconds"] / reference["seconds"] if reference and of_recipe["timed"] else None
-    return recipes[main] | {
-        "recipe": main,
-        "reference_accuracy": reference["mean_accuracy"] if reference else None,
-        "reference_seconds": reference["seconds"] if reference else None,
-        "reference_seeds": reference["seeds"] if reference else None,
+    recipes = {name: figures([row for row in rows if row["recipe"] == name]) for name in names}
+    seconds = {name: recipes[name]["seconds"] for name in names}
+    best = min(
+        (name for name in names if name in WAYS and name != NATIVE), key=lambda name: seconds[name], default=None
+    )
+    references = {"ratio": REFERENCE, "ratio_to_best_reference": best, "ratio_to_native_reference": NATIVE}
+    for name in names:
+        for key, reference in references.items():
+            recipes[name][key] = seconds[name] / seconds[reference] if reference in seconds else None
+    reference = recipes.get(REFERENCE, {})
+    return {
+        "reference_accuracy": reference.get("mean_accuracy"),
+        "reference_seconds": reference.get("seconds"),
+        "reference_seeds": reference.get("seeds"),
+        "best_reference": best,
         "recipes": recipes,
-        "machine": machine,
-        "elsewhere": [
-            {key: row[key] for key in ("recipe", "seed", "seconds", "machine")}
-            for row in rows
-            if row["machine"] != machine
-        ],
     }
 
 
-def versions_and_commands(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The versions of the first run, and each recipe's command."""
-    names = dict.fromkeys(row["recipe"] for row in rows)
-    commands = {name: " ".join(["cifar train -m", name, *MACHINE_FLAGS.get(name, ())]) for name in names}
-    return {"versions": summary_of(folder, rows[0])["versions"], "commands": commands}
+def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean, standard deviation and Student's 95% interval of the mean over seeds (None for a single one), and times.
 
-
-def figures(rows: Sequence[Mapping[str, Any]], *, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95% interval of the mean over seeds; None if there is only one seed.
-
-    Times are of the runs on that machine; None if there are none.
+    Args:
+        rows: of runs of one recipe on one kind of CPU.
     """
     accuracies = [row["test_accuracy"] for row in rows]
     mean, std, interval = mean_interval(accuracies) if len(rows) > 1 else (accuracies[0], None, None)
-    seconds = [row["seconds"] for row in rows if row["machine"] == machine]
+    seconds = [row["seconds"] for row in rows]
     return {
         "mean_accuracy": mean,
         "std": std,
         "interval": list(interval) if interval else None,
         "seeds": len(rows),
         "accuracies": accuracies,
-        "timed": len(seconds),
-        "seconds": sum(seconds) / len(seconds) if seconds else None,
-        "lowest_seconds": min(seconds, default=None),
-        "highest_seconds": max(seconds, default=None),
+        "seconds": sum(seconds) / len(seconds),
+        "lowest_seconds": min(seconds),
+        "highest_seconds": max(seconds),
     }
 
 

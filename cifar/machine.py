@@ -21,13 +21,20 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 
 def describe_machine() -> dict[str, object]:
-    """CPU, usable cores, memory in bytes, GPUs and operating system of this machine, JSON-ready."""
+    """CPU, usable cores, memory in bytes, GPUs and operating system of this machine, JSON-ready.
+
+    "processor_model" tells generations of one brand apart, "native_bf16" those that multiply bf16 in hardware.
+    """
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "processor": processor_name(),
+        "processor": cpu_field("model name") or platform.processor() or platform.machine(),
+        "processor_model": " ".join(
+            f"{field.replace('cpu ', '')}{cpu_field(field)}" for field in ("cpu family", "model") if cpu_field(field)
+        ),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "native_bf16": has_bf16("cpu"),
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
         "gpus": gpus,
@@ -35,13 +42,13 @@ def describe_machine() -> dict[str, object]:
     }
 
 
-def processor_name() -> str:
-    """The CPU's name as the system gives it."""
+def cpu_field(name: str) -> str:
+    """What Linux says of the first CPU, such as its "model name"; "" elsewhere."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
+            if line.partition(":")[0].strip() == name:
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def usable_cores() -> int:

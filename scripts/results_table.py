@@ -1,7 +1,6 @@
 """Write the README's tables from what results/* hold: `python scripts/results_table.py`."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ EXPORT_HEAD = (
 )
 SPEED_HEAD = (
     "| recipe | mean test accuracy | standard deviation | 95% interval of the mean | seeds | time of the whole process "
-    "| relative to the reference | recorded command |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| relative to PyTorch's fastest reference | to the reference with our kernels | recorded command |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
 )
 GPU_HEAD = (
     "| what | measured | goal | seeds | seconds to the result | seconds of training |\n|---|---|---|---|---|---|\n"
@@ -97,35 +96,40 @@ def row_of_export(path: Path) -> str:
 
 
 def speed_table(results: Path) -> str:
-    """A row for each recipe of the recorded speed runs, the fastest first; then machine and versions."""
+    """Of each kind of CPU, a row for each recipe of the recorded speed runs, the fastest first, and the machine."""
     path = results / "speednet" / "table.json"
     if not path.exists():
         return "No speed runs are recorded.\n"
     recorded = json.loads(path.read_text())
-    ordered = sorted(recorded["recipes"].items(), key=lambda item: item[1]["seconds"] or math.inf)
-    rows = (row_of_speed(name, figures, recorded["commands"][name]) for name, figures in ordered)
-    versions = recorded["versions"]
-    notes = [f"On {hardware(recorded['machine'])}; Python {versions['python']}, PyTorch {versions['torch']}."]
-    notes += [
-        f"{run['recipe']}, seed {run['seed']}, on {hardware(run['machine'])}, where the reference was not run: "
-        f"{run['seconds'] / 60:.1f} min."
-        for run in recorded["elsewhere"]
-    ]
-    return SPEED_HEAD + "".join(rows) + "\n" + "\n".join(notes) + "\n"
+    return "\n".join(speeds_of_cpu(kind, recorded["commands"]) for kind in recorded["cpus"].values())
+
+
+def speeds_of_cpu(kind: dict[str, Any], commands: dict[str, str]) -> str:
+    """The rows of one kind of CPU."""
+    ordered = sorted(kind["recipes"].items(), key=lambda item: item[1]["seconds"])
+    rows = (row_of_speed(name, figures, commands[name]) for name, figures in ordered)
+    machine, versions = kind["machine"], kind["versions"]
+    bf16 = ", native bf16" if machine.get("native_bf16") else ""
+    model = f", {machine['processor_model']}" if machine.get("processor_model") else ""
+    note = (
+        f"On {machine['processor']}{model}, {machine['cores']} cores ({machine['instructions']}{bf16}); "
+        f"Python {versions['python']}, PyTorch {versions['torch']}."
+    )
+    return SPEED_HEAD + "".join(rows) + "\n" + note + "\n"
 
 
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
-    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time and its ratio."""
+    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time and its ratios."""
     interval = figures["interval"]
-    timed = "" if figures["timed"] == figures["seeds"] else f" ({figures['timed']} runs)"
+    ratios = (figures["ratio_to_best_reference"], figures["ratio_to_native_reference"])
     cells = (
         name,
         f"{figures['mean_accuracy']:.2%}",
         f"{100 * figures['std']:.2f} points" if interval else "",
         f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "one seed",
         str(figures["seeds"]),
-        f"{figures['seconds'] / 60:.1f} min" + timed if figures["timed"] else "",
-        f"{figures['ratio']:.2f}" if figures["timed"] else "",
+        f"{figures['seconds'] / 60:.1f} min",
+        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         f"`{command}`",
     )
     return f"| {' | '.join(cells)} |\n"

@@ -11,7 +11,6 @@ from scipy.stats import ttest_1samp
 from scripts_by_path import ROOT, load_script
 
 speed_runs = load_script("benchmarks/speed_runs.py")
-HERE, THERE = {"processor": "this one"}, {"processor": "another"}
 
 
 def test_spread_interleaves_recipes_of_few_seeds() -> None:
@@ -20,49 +19,54 @@ def test_spread_interleaves_recipes_of_few_seeds() -> None:
     ]  # fmt: skip
 
 
-def test_table_agrees_with_scipy() -> None:
-    accuracies, seconds = [0.94, 0.942, 0.939], [100.0, 110.0, 120.0]
-    rows = [
-        {"recipe": "speednet", "seed": seed, "test_accuracy": accuracy, "seconds": time, "machine": HERE}
-        for seed, (accuracy, time) in enumerate(zip(accuracies, seconds, strict=True))
-    ]
-    rows.append({"recipe": "speednet-reference", "seed": 0, "test_accuracy": 0.941, "seconds": 220.0, "machine": HERE})
-    table = speed_runs.table(rows, main="speednet")
+def row(name: str, seed: int, accuracy: float, seconds: float, *, cpu: str = "this") -> dict[str, object]:
+    return {"recipe": name, "seed": seed, "test_accuracy": accuracy, "seconds": seconds, "cpu": cpu}
+
+
+def test_figures_agree_with_scipy() -> None:
+    accuracies = [0.94, 0.942, 0.939]
+    figures = speed_runs.figures([row("speednet", 0, each, 100.0 + 10 * i) for i, each in enumerate(accuracies)])
     ends = ttest_1samp(accuracies, 0).confidence_interval(0.95)
-    assert table["mean_accuracy"] == pytest.approx(statistics.fmean(accuracies))
-    assert table["std"] == pytest.approx(statistics.stdev(accuracies))
-    assert table["interval"] == pytest.approx([ends.low, ends.high])
-    assert (table["seeds"], table["seconds"], table["reference_seconds"], table["ratio"]) == (3, 110, 220, 0.5)
-    reference = table["recipes"]["speednet-reference"]
-    assert (reference["ratio"], reference["std"], reference["interval"]) == (1, None, None)
-    alone = speed_runs.table(rows[:3], main="speednet")
-    assert (alone["ratio"], alone["reference_accuracy"]) == (None, None)
+    assert figures["mean_accuracy"] == pytest.approx(statistics.fmean(accuracies))
+    assert figures["std"] == pytest.approx(statistics.stdev(accuracies))
+    assert figures["interval"] == pytest.approx([ends.low, ends.high])
+    assert [figures[key] for key in ("seeds", "seconds", "lowest_seconds", "highest_seconds")] == [3, 110, 100, 120]
+    one = speed_runs.figures([row("speednet", 0, 0.94, 100.0)])
+    assert (one["std"], one["interval"]) == (None, None)
 
 
-def test_table_counts_accuracies_of_all_machines_and_times_of_the_references_machine() -> None:
-    runs = [("speednet", 0.94, 300.0, THERE), ("speednet", 0.95, 100.0, HERE), ("speednet", 0.93, 120.0, HERE),
-            ("speednet-quick", 0.91, 60.0, THERE), ("speednet-reference", 0.94, 200.0, HERE)]  # fmt: skip
-    names = ("recipe", "test_accuracy", "seconds", "machine")
-    rows = [dict(zip(names, run, strict=True)) | {"seed": seed} for seed, run in enumerate(runs)]
-    table = speed_runs.table(rows, main="speednet")
-    assert (table["machine"], table["seeds"], table["timed"]) == (HERE, 3, 2)
-    assert table["mean_accuracy"] == pytest.approx(0.94)
-    assert (table["seconds"], table["ratio"]) == (110, 0.55)
-    assert [(run["recipe"], run["seconds"]) for run in table["elsewhere"]] == [
-        ("speednet", 300),
-        ("speednet-quick", 60),
-    ]
-    quick = table["recipes"]["speednet-quick"]
-    assert (quick["mean_accuracy"], quick["timed"], quick["seconds"], quick["ratio"]) == (0.91, 0, None, None)
+def test_ratios_are_to_the_fastest_of_pytorchs_ways_and_to_our_kernels() -> None:
+    times = {"speednet": 110.0, "speednet-reference": 220.0, "speednet-reference-bf16": 200.0,
+             "speednet-reference-native": 137.5}  # fmt: skip
+    found = speed_runs.figures_of_cpu([row(name, 0, 0.94, seconds) for name, seconds in times.items()])
+    ratios = ("ratio", "ratio_to_best_reference", "ratio_to_native_reference")
+    assert [found["recipes"]["speednet"][key] for key in ratios] == [0.5, 0.55, 0.8]
+    assert (found["best_reference"], found["reference_seconds"]) == ("speednet-reference-bf16", 220)
+    alone = speed_runs.figures_of_cpu([row("speednet", 0, 0.94, 110.0)])
+    assert [alone["recipes"]["speednet"][key] for key in ratios] == [None] * 3
+    assert (alone["best_reference"], alone["reference_accuracy"]) == (None, None)
 
 
-def test_commands_name_the_flags_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed_runs, "summary_of", lambda _folder, _row: {"versions": {}})
-    rows = [{"recipe": "speednet", "seed": 0}, {"recipe": "speednet-reference", "seed": 0}]
-    assert speed_runs.versions_and_commands(Path(), rows)["commands"] == {
+def test_kinds_of_cpu_are_kept_apart(tmp_path: Path) -> None:
+    rows = [row("speednet", 0, 0.95, 300.0, cpu="other"), row("speednet", 0, 0.94, 100.0),
+            row("speednet", 1, 0.93, 120.0), row("speednet-reference", 0, 0.94, 200.0)]  # fmt: skip
+    for cpu in ("this", "other"):
+        (tmp_path / cpu / "speednet-0").mkdir(parents=True)
+        (tmp_path / cpu / "speednet-0" / "summary.json").write_text(json.dumps({"machine": cpu, "versions": {}}))
+    table = speed_runs.table(tmp_path, rows, main="speednet")
+    assert (table["machine"], table["seeds"], table["seconds"], table["ratio"]) == ("this", 2, 110, 0.55)
+    other = table["cpus"]["other"]
+    assert (other["machine"], other["recipes"]["speednet"]["seconds"]) == ("other", 300)
+    assert table["commands"] == {
         "speednet": "cifar train -m speednet",
         "speednet-reference": "cifar train -m speednet-reference --kernels pytorch --compile",
     }
+
+
+def test_the_kind_of_a_cpu_is_what_decides_its_speed() -> None:
+    machine = {"instructions": "AVX512", "native_bf16": True, "processor_model": "family25 model17", "cores": 2}
+    assert speed_runs.kind_of_cpu(machine) == "avx512-bf16-family25-model17-2cores"
+    assert speed_runs.kind_of_cpu({"instructions": "NO AVX", "native_bf16": False, "cores": 8}) == "noavx-8cores"
 
 
 def test_speed_runs_times_and_keeps_a_run_and_does_not_repeat_it(tmp_path: Path) -> None:
@@ -82,7 +86,8 @@ def test_speed_runs_times_and_keeps_a_run_and_does_not_repeat_it(tmp_path: Path)
         texts.append((tmp_path / "kept" / "runs.json").read_text())
     assert texts[0] == texts[1]
     (row,) = json.loads(texts[0])
-    summary = json.loads((tmp_path / "kept" / "cnn-0" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "kept" / row["cpu"] / "cnn-0" / "summary.json").read_text())
+    assert row["cpu"] == speed_runs.kind_of_cpu(summary["machine"])
     assert row["test_accuracy"] == summary["test_accuracy"]
     assert row["seconds"] > row["training_seconds"] == summary["seconds"]
     assert str(tmp_path) not in json.dumps(summary)
