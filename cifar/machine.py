@@ -191,17 +191,19 @@ def kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
-def choose_precision(wanted: str, *, device: str) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
+def choose_precision(wanted: str, *, device: str, native: bool) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
     """The precision that the hardware has, and a sentence where it is not what the recipe asks for ("" else).
 
     CPUs without native bf16 are 44 to 500 times slower in it than in fp32 (pytorch#146508): it is never emulated.
 
     Args:
-        wanted: auto, fp32, bf16 or fp16.
+        wanted: auto, fp32, bf16 or fp16. auto is bf16 where the hardware has it, except on a CPU for networks that our
+            native kernels speed up more, in fp32 (`docs/log.md`).
         device: cpu, mps or cuda.
+        native: whether those kernels compute this network (`kernels.build.speed_up`).
     """
     if wanted == "auto":
-        return ("bf16" if kind_of(device) == "cuda" and has_bf16("cuda") else "fp32"), ""
+        return ("bf16" if has_bf16(device) and not (device == "cpu" and native) else "fp32"), ""
     if wanted == "bf16" and has_bf16(device):
         return "bf16", ""
     if wanted == "fp16" and kind_of(device) == "cuda":

@@ -31,7 +31,7 @@ def test_the_commit_is_that_of_this_tree() -> None:
     [
         ("fp32", "cpu", True, "fp32", False),
         ("fp32", "cuda", True, "fp32", False),
-        ("auto", "cpu", True, "fp32", False),
+        ("auto", "cpu", True, "bf16", False),
         ("auto", "cpu", False, "fp32", False),
         ("auto", "cuda", True, "bf16", False),
         ("auto", "cuda", False, "fp32", False),
@@ -46,9 +46,15 @@ def test_precision_only_where_the_hardware_has_it(
     wanted: str, device: str, bf16: bool, expected: str, speaks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "has_bf16", lambda _: bf16)
-    precision, sentence = machine.choose_precision(wanted, device=device)
+    precision, sentence = machine.choose_precision(wanted, device=device, native=False)
     assert (precision, bool(sentence)) == (expected, speaks)
     assert not sentence or ("fp32" in sentence and wanted in sentence)
+
+
+def test_auto_is_fp32_on_a_cpu_where_native_kernels_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_bf16", lambda _: True)
+    assert machine.choose_precision("auto", device="cpu", native=True) == ("fp32", "")
+    assert machine.choose_precision("auto", device="cuda:1", native=True) == ("bf16", "")
 
 
 def test_bf16_on_a_cpu_is_what_the_flags_say() -> None:
@@ -83,7 +89,7 @@ def test_one_of_several_gpus_is_chosen_by_its_number(monkeypatch: pytest.MonkeyP
     assert chosen == [1]
     with pytest.raises(InputError, match="cuda:2 is absent here: choose from cuda, cuda:0, cuda:1, cpu"):
         machine.choose_device("cuda:2")
-    assert machine.choose_precision("fp16", device="cuda:1") == ("fp16", "")
+    assert machine.choose_precision("fp16", device="cuda:1", native=False) == ("fp16", "")
     assert [machine.kind_of(device) for device in ("cpu", "mps", "cuda", "cuda:1")] == ["cpu", "mps", "cuda", "cuda"]
 
 

@@ -330,6 +330,7 @@ def show_plan(job: "Job", data: str) -> None:
         data: of --data.
     """
     from cifar.files import cache_folder
+    from cifar.kernels.build import speed_up
     from cifar.models import build_model
     from cifar.recipes import to_json
 
@@ -337,7 +338,7 @@ def show_plan(job: "Job", data: str) -> None:
     parameters = sum(
         parameter.numel() for parameter in build_model(recipe, pretrained=False, trust_code=job.trust_code).parameters()
     )
-    precision, precision_remark = choose_precision(recipe.precision, device=job.device)
+    precision, precision_remark = choose_precision(recipe.precision, device=job.device, native=speed_up(recipe.model))
     display.result_text(to_json(recipe).rstrip())
     compiled, compile_remark = choose_compile(job.compile, device=job.device)
     remarks = "".join(f" ({remark})" for remark in (precision_remark, compile_remark) if remark)

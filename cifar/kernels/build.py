@@ -29,6 +29,7 @@ NATIVE_CPU = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "
 FLAGS = ("-O3", NATIVE_CPU, "-fno-math-errno", "-shared", "-fPIC")
 OPENMP = "-fopenmp"
 LANES = 8  # channels that the sources take at a time
+NETWORKS = ("cnn", "resnet", "speednet")  # the beginnings of names of networks that native kernels compute
 KINDS = ("native", "pytorch")
 VARIABLE = "CIFAR_KERNELS"
 COMPILER_SECONDS = 60.0  # one takes about a second
@@ -73,6 +74,11 @@ def using(kind: str) -> Iterator[None]:
 def available() -> bool:
     """Whether native kernels are enabled and can be compiled here; if they cannot, a `Remark` says why."""
     return enabled() and library("norm_gelu.c") is not None
+
+
+def speed_up(model: str) -> bool:
+    """Whether native kernels compute the network of this name here, and faster than PyTorch does in any precision."""
+    return model.startswith(NETWORKS) and available()
 
 
 def fits(features: Tensor, *parameters: Tensor, multiple: int = LANES) -> bool:

@@ -198,7 +198,8 @@ class Recipe:
             off.
         patience: epochs without a better validation accuracy after which training stops; 0 is never. Epochs on smaller
             images do not count.
-        precision: auto (bf16 on a GPU that has it, else fp32), fp32, bf16 or fp16 (only where the hardware has it).
+        precision: auto (bf16 where the hardware has it, except on a CPU for the networks with native kernels, which are
+            faster in fp32), fp32, bf16 or fp16 (only where the hardware has it).
         skip_bad_steps: steps that may be left out because their loss or gradient is not finite; one more ends the
             training.
         seed: of weights, order and augmentation.

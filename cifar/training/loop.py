@@ -10,6 +10,7 @@ from torch import nn
 
 from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
+from cifar.kernels.build import speed_up
 from cifar.machine import (
     choose_compile,
     choose_device,
@@ -86,7 +87,7 @@ def train(
             cannot be written. The last checkpoint stays.
     """
     display = display or Display()
-    precision, precision_remark = choose_precision(recipe.precision, device=device)
+    precision, precision_remark = choose_precision(recipe.precision, device=device, native=speed_up(recipe.model))
     compiled, compile_remark = choose_compile(compile, device=device)
     for remark in filter(None, (precision_remark, compile_remark)):
         display.say(remark)

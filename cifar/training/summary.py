@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar.data.cifar10 import Dataset
+from cifar.kernels.build import speed_up
 from cifar.machine import choose_compile, choose_precision, describe_commit, describe_machine, describe_versions
 from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe, to_mapping
@@ -28,7 +29,7 @@ def describe_run(
         OSError: the file of pretrained weights cannot be read.
     """
     precision, compiled = (
-        choose_precision(recipe.precision, device=device)[0],
+        choose_precision(recipe.precision, device=device, native=speed_up(recipe.model))[0],
         choose_compile(compile, device=device)[0],
     )
     computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)

@@ -1,5 +1,6 @@
 """Compiling, keeping and trusting libraries; what is said where that fails; threads and memory of native kernels."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from cifar.errors import InputError, Remark
 from cifar.files import cache_folder
 from cifar.kernels import build, conv5x5, kept, winograd
 from cifar.kernels.ops import batch_norm_gelu, conv3x3, conv3x3_pool, conv5x5_pool_relu
+from cifar.models import build_model
+from cifar.recipes import recipe_for
 
 SOURCES = {
     "conv5x5.c": [conv5x5.definitions(num_in, num_out) for num_in, num_out in ((3, 8), (8, 16), (16, 32))],
@@ -442,3 +445,17 @@ def test_a_remark_is_said_once(recwarn: pytest.WarningsRecorder) -> None:
         for sentence in ("One.", "Two.", "One."):
             build.remark(sentence)
     assert [str(warning.message) for warning in recwarn] == ["One.", "Two."]
+
+
+def test_networks_that_native_kernels_speed_up() -> None:
+    """By name; told by rounding, which native kernels change."""
+    images = torch.rand(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    for name in ("cnn", "resnet20", "speednet-narrow", "vit-tiny"):
+        model = (
+            build_model(dataclasses.replace(recipe_for("cnn"), model=name)).to(memory_format=torch.channels_last).eval()
+        )
+        native = model(images)
+        with build.using("pytorch"):
+            assert build.speed_up(name) is False
+            same = torch.equal(model(images), native)
+        assert build.speed_up(name) is not same, name

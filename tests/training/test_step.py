@@ -52,7 +52,7 @@ def test_a_pretrained_network_trains_in_bf16_on_a_cpu() -> None:
 
 def test_hardware_without_bf16_trains_in_fp32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar.machine.has_bf16", lambda _: False)
-    precision, remark = choose_precision("bf16", device="cpu")
+    precision, remark = choose_precision("bf16", device="cpu", native=True)
     assert precision == "fp32"
     assert "training in fp32" in remark
 
