@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, object]:
     return {
         "processor": cpu_field("model name") or platform.processor() or platform.machine(),
         "processor_model": " ".join(
-            f"{field.replace('cpu ', '')}{cpu_field(field)}" for field in ("cpu family", "model") if cpu_field(field)
+            f"{field.removeprefix('cpu ')}{value}" for field in ("cpu family", "model") if (value := cpu_field(field))
         ),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "native_bf16": has_bf16("cpu"),

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from cifar.data.cifar10 import Split, load, open_dataset
 from cifar.kernels.build import compiler_command, using
-from cifar.machine import has_bf16
+from cifar.machine import cpu_field, has_bf16
 from cifar.models.pretrained import create
 from cifar.recipes import Recipe, recipe_for, with_settings
 from cifar.training import loop
@@ -92,12 +92,8 @@ def twenty_steps(name: str, folder: Path) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """What the bits depend on, besides the code."""
-    cpu = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = " ".join(line.split(":")[1].strip() for line in lines[:8] if line.startswith(("cpu family", "model\t")))
     return {
-        "cpu": f"{platform.machine()} {cpu}",
+        "cpu": f"{platform.machine()} {' '.join(filter(None, map(cpu_field, ('cpu family', 'model'))))}",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "bf16": has_bf16("cpu"),
         "torch": torch.__version__,

@@ -31,7 +31,6 @@ from cifar.machine import (
     check_device,
     choose_compile,
     choose_device,
-    choose_precision,
     flush_denormals,
     keep_compiled,
     start_gpu,
@@ -330,15 +329,15 @@ def show_plan(job: "Job", data: str) -> None:
         data: of --data.
     """
     from cifar.files import cache_folder
-    from cifar.kernels.build import speed_up
     from cifar.models import build_model
     from cifar.recipes import to_json
+    from cifar.training.step import precision_of
 
     recipe = job.recipe
     parameters = sum(
         parameter.numel() for parameter in build_model(recipe, pretrained=False, trust_code=job.trust_code).parameters()
     )
-    precision, precision_remark = choose_precision(recipe.precision, device=job.device, native=speed_up(recipe.model))
+    precision, precision_remark = precision_of(recipe, device=job.device)
     display.result_text(to_json(recipe).rstrip())
     compiled, compile_remark = choose_compile(job.compile, device=job.device)
     remarks = "".join(f" ({remark})" for remark in (precision_remark, compile_remark) if remark)

@@ -5,14 +5,13 @@ import time
 import torch
 import torch.nn.functional as F
 
-from cifar.kernels.build import speed_up
-from cifar.machine import choose_precision, synchronise
+from cifar.machine import synchronise
 from cifar.models import build_model
 from cifar.models.frozen import FrozenPart, freeze, trainable_end
 from cifar.models.layers import resize
 from cifar.models.pretrained import Pretrained
 from cifar.recipes import Recipe
-from cifar.training.step import DTYPES
+from cifar.training.step import DTYPES, precision_of
 
 TRIAL_IMAGES = 8
 LONG_SECONDS = 3 * 3600
@@ -32,7 +31,7 @@ def estimate_seconds(recipe: Recipe, *, num_images: int, device: str) -> tuple[f
     model = build_model(recipe, pretrained=False).to(device)
     assert isinstance(model, Pretrained), type(model)
     freeze(model, recipe.network.train_blocks)
-    precision, _ = choose_precision(recipe.precision, device=device, native=speed_up(recipe.model))
+    precision, _ = precision_of(recipe, device=device)
     early_epochs, early_size = recipe.augment.early_epochs, recipe.augment.early_image_size
     forward, step = time_step(recipe, model, device=device, precision=precision)
     seconds = step * (recipe.epochs - early_epochs)

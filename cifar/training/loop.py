@@ -10,11 +10,9 @@ from torch import nn
 
 from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
-from cifar.kernels.build import speed_up
 from cifar.machine import (
     choose_compile,
     choose_device,
-    choose_precision,
     flush_denormals,
     keep_memory,
     kind_of,
@@ -35,7 +33,7 @@ from cifar.training.optimisers import freeze_finished, rates_on_device, set_rate
 from cifar.training.plan import draw_plan
 from cifar.training.resume import how_computed, restore_state, resumed_otherwise
 from cifar.training.state import State, new_state, save_state
-from cifar.training.step import training_step
+from cifar.training.step import precision_of, training_step
 
 TICK_SECONDS = 0.25  # between two looks at the loss: each waits for the device
 SHORT_SECONDS = 5.0  # epochs that end sooner after a checkpoint have none: they are repeated faster than saved
@@ -87,7 +85,7 @@ def train(
             cannot be written. The last checkpoint stays.
     """
     display = display or Display()
-    precision, precision_remark = choose_precision(recipe.precision, device=device, native=speed_up(recipe.model))
+    precision, precision_remark = precision_of(recipe, device=device)
     compiled, compile_remark = choose_compile(compile, device=device)
     for remark in filter(None, (precision_remark, compile_remark)):
         display.say(remark)

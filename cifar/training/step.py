@@ -10,9 +10,22 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from cifar.errors import WorldError
-from cifar.machine import is_out_of_memory
+from cifar.kernels.build import speed_up
+from cifar.machine import choose_precision, is_out_of_memory
+from cifar.recipes import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_of(recipe: Recipe, *, device: str) -> tuple[str, str]:
+    """The precision that a recipe is trained in, and a sentence where it is not what it asks for ("" else).
+
+    Args:
+        recipe: its precision and network.
+        device: cpu, mps or cuda.
+    """
+    native = recipe.precision == "auto" and speed_up(recipe.model)  # which may have to compile a kernel
+    return choose_precision(recipe.precision, device=device, native=native)
 
 
 def training_step(

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from cifar.data.cifar10 import Dataset
-from cifar.kernels.build import speed_up
-from cifar.machine import choose_compile, choose_precision, describe_commit, describe_machine, describe_versions
+from cifar.machine import choose_compile, describe_commit, describe_machine, describe_versions
 from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe, to_mapping
 from cifar.training.resume import how_computed
 from cifar.training.state import State
+from cifar.training.step import precision_of
 
 
 def describe_run(
@@ -29,7 +29,7 @@ def describe_run(
         OSError: the file of pretrained weights cannot be read.
     """
     precision, compiled = (
-        choose_precision(recipe.precision, device=device, native=speed_up(recipe.model))[0],
+        precision_of(recipe, device=device)[0],
         choose_compile(compile, device=device)[0],
     )
     computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
