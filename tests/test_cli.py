@@ -17,7 +17,7 @@ import torch
 from cifar import __version__
 from cifar.cli import app, run_app
 from cifar.cli.display import TerminalDisplay
-from cifar.pipeline import Job
+from cifar.pipeline.job import Job
 from cifar.recipes import from_mapping, recipe_for
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")  # but for those of `finished`
@@ -153,10 +153,10 @@ def test_how_a_run_is_computed_is_in_its_summary(
     assert (summary["kernels"], summary["compiled"]) == (used, compile)
     # A resume computes in the same way.
     jobs: list[Job] = []
-    monkeypatch.setattr("cifar.cli.train.run_job", lambda job, *_, **__: jobs.append(job))
-    monkeypatch.setenv("CIFAR_KERNELS", "native")
+    monkeypatch.setattr("cifar.cli.train.train_job", lambda job: jobs.append(job))
     assert cifar("train", "--resume", tmp_path / "run") == 0
-    assert (jobs[0].compile, os.environ["CIFAR_KERNELS"]) == (compile, used)
+    assert (jobs[0].compile, jobs[0].kernels) == (compile, used)
+    assert os.environ["CIFAR_KERNELS"] == "native"  # as it was before
 
 
 @pytest.mark.parametrize("flags, words", BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")

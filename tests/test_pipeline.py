@@ -14,8 +14,12 @@ from cifar.data import cifar10
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import InputError, WorldError
 from cifar.models import build_model
-from cifar.pipeline import Job, Stopped, evaluate_run, run, run_folds, run_one, train_run
 from cifar.pipeline import evaluation as evaluations
+from cifar.pipeline import run
+from cifar.pipeline.evaluation import evaluate_run
+from cifar.pipeline.folds import run_folds
+from cifar.pipeline.job import Job, Stopped
+from cifar.pipeline.run import run_one, train_run
 from cifar.recipes import Optimiser, Recipe, recipe_for, to_mapping, with_fields
 from cifar.runs import PICTURES, read_json, run_recipe, run_state
 from cifar.training.display import Display
@@ -47,7 +51,9 @@ class Stopping(Display):
 
 
 def job_of(folder: Path, recipe: Recipe = PLAIN, *, resume: bool = False) -> Job:
-    return Job(recipe, folder, resume=resume, command="cifar train", cross_validate=recipe.holdout.num_folds > 0)
+    return Job(
+        recipe, folder, device="cpu", resume=resume, command="cifar train", cross_validate=recipe.holdout.num_folds > 0
+    )
 
 
 def test_training_never_opens_the_test_split(sample: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -247,7 +253,7 @@ def test_folds_of_two_cross_validations_are_different_runs_on_wandb(
     monkeypatch.setattr(run, "open_loggers", lambda *_, wandb_id, **__: ids.append(wandb_id) or [])
     recipe = with_fields(PLAIN, epochs=1, num_folds=2)
     for name in ("first", "second"):
-        run_folds(Job(recipe, tmp_path / name, wandb=True), sample, display=Display())
+        run_folds(Job(recipe, tmp_path / name, device="cpu", wandb=True), sample, display=Display())
     assert len(set(ids)) == 4
     assert ids[0] == read_json(tmp_path / "first" / "fold-0" / "summary.json")["wandb_id"]
 

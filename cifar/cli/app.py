@@ -107,13 +107,6 @@ def check_views(views: str) -> None:
         raise InputError(f"There is no TTA {views!r}: choose --tta {', '.join(VIEWS)}.")
 
 
-def data_of(folder: Path) -> str:
-    """What --data has to be to read the data of a run again: the sample, or the cached whole."""
-    from cifar.runs import data_of_run
-
-    return "sample" if data_of_run(folder)["data"].startswith("SAMPLE") else ""
-
-
 def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
     """Run a command; every error that a person can cause becomes one sentence on standard error and an exit code.
 
@@ -142,18 +135,6 @@ def check_current_folder() -> None:
         Path.cwd()
     except OSError as error:
         raise WorldError(f"The current folder cannot be used ({error.strerror}): go to another, with cd.") from None
-
-
-def check_folder_name(folder: Path) -> None:
-    """Refuse a folder whose weights could not be read again.
-
-    Raises:
-        InputError: its name is no UTF-8.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"The name of the folder {folder} is no UTF-8: choose another with --save-folder.") from None
 
 
 def show_remark(

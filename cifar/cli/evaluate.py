@@ -10,7 +10,7 @@ import typer
 from rich.table import Column, Table
 
 from cifar.cli import display
-from cifar.cli.app import Data, Device, TrustCode, app, check_split, check_views, data_of, open_data
+from cifar.cli.app import Data, Device, TrustCode, app, check_split, check_views, open_data
 from cifar.errors import InputError
 from cifar.machine import choose_device
 
@@ -35,7 +35,8 @@ def evaluate(
     trust_code: TrustCode = False,
 ) -> None:
     """Accuracy with interval, loss, calibration, figures per class; writes evaluation.json and pictures."""
-    from cifar.pipeline import evaluate_run
+    from cifar.pipeline.evaluation import evaluate_run
+    from cifar.pipeline.job import data_to_reopen
     from cifar.runs import CROSSVAL, run_recipe
 
     check_split(split)
@@ -44,7 +45,7 @@ def evaluate(
         raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
     recipe = run_recipe(run)
     device = choose_device(device)
-    dataset = open_data(data or data_of(run))
+    dataset = open_data(data or data_to_reopen(run))
     purpose = "cifar evaluate" + f" --tta {tta}" * bool(tta) + " --references" * references
     with display.TerminalDisplay() as shown:
         evaluation = evaluate_run(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import Data, TrustCode, app, data_of, open_data
+from cifar.cli.app import Data, TrustCode, app, open_data
 from cifar.errors import InputError
 
 
@@ -67,6 +67,7 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
     Raises:
         InputError: a name that does not end in .onnx, a folder that does not exist, or no images for the 8-bit version.
     """
+    from cifar.pipeline.job import data_to_reopen
     from cifar.runs import EXPORT, ONNX, remove_file, run_recipe, write_file
     from cifar.serving.export import export_int8, export_onnx, int8_splits, record_json
 
@@ -76,7 +77,9 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
         raise InputError(f"--output {path}: the name of an ONNX file must end in .onnx.")
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    splits = int8_splits(run, open_data(data or data_of(run))) if int8 else None  # refused before anything is written
+    splits = (
+        int8_splits(run, open_data(data or data_to_reopen(run))) if int8 else None
+    )  # refused before anything is written
     model, record = export_onnx(run, name=path.name, kind=kind, trust_code=trust_code)
     write_file(path, model)
     int8_path = path.with_name(f"{path.stem}-int8.onnx")

@@ -1,44 +1,24 @@
 """`cifar train`, and the script train.py with its questions."""
 
-import datetime
-import os
-import secrets
+import contextlib
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from cifar.cli import display
-from cifar.cli.app import (
-    INTERRUPTED,
-    Data,
-    Device,
-    TrustCode,
-    app,
-    check_data_flag,
-    check_folder_name,
-    data_of,
-    open_data,
-    run_app,
-)
+from cifar.cli.app import INTERRUPTED, Data, Device, TrustCode, app, check_data_flag, open_data, run_app
 from cifar.cli.secrets import hidden
 from cifar.cli.terminal import Ended, exit_code, prepare
 from cifar.errors import InputError
-from cifar.machine import (
-    check_device,
-    choose_compile,
-    choose_device,
-    flush_denormals,
-    keep_compiled,
-    start_gpu,
-)
+from cifar.machine import check_device, choose_compile, choose_device
 from cifar.timing import process_seconds, timed
 
 if TYPE_CHECKING:
-    from cifar.pipeline import Job
+    from cifar.pipeline.job import Job
     from cifar.recipes import Recipe
 
 Model = Annotated[
@@ -138,6 +118,8 @@ def train(
     check_data_flag(data)
     if kernels not in ("", "native", "pytorch"):
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
+    from cifar.pipeline.job import Job, check_new_folder, default_folder, job_to_resume
+
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
         numbers = (batch_size, seed, folds, train_blocks)
@@ -147,114 +129,35 @@ def train(
                 f"--resume continues {resume} by its own recipe: of the flags that change it, only -l, -e and "
                 "--skip-bad-steps go with it."
             )
-        from cifar.runs import CROSSVAL, how_computed, recipe_to_resume
-
-        chosen, folder, cross_validate = recipe_to_resume(resume), resume, (resume / CROSSVAL).exists()
-        chosen = changed_recipe(chosen, changeable, cross_validate=cross_validate)
-        data = data or data_of(resume)
-        former = how_computed(resume)
-        kernels, compile = kernels or former.get("kernels", ""), compile or former.get("compiled", False)
-        deterministic = deterministic or (former.get("device") != "cpu" and former.get("deterministic", False))
+        job = job_to_resume(resume, changes=changeable)
     else:
+        from cifar.recipes.choice import choose_recipe, frozen
+
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
-        flags = changeable | {
+        fields = changeable | {
             "batch_size": batch_size, "seed": seed, "weights": weights or None,
             "num_folds": 5 if cross_validate and folds is None else folds,
         }  # fmt: skip
-        cross_validate = cross_validate or folds is not None
-        chosen = choose_recipe(model, recipe, settings or [], flags)
+        chosen = choose_recipe(model, recipe, settings=settings or [], fields=fields)
         if freeze or train_blocks is not None:
             if freeze and train_blocks:
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
         folder = save_folder or default_folder(model or recipe)
-        check_folder_name(folder)
         if not dry_run:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
-    if kernels:
-        os.environ["CIFAR_KERNELS"] = kernels
-    if not dry_run and ":" not in chosen.model:
-        display.say(first_line(chosen, folder))  # PyTorch takes a second; other networks may yet be refused
-    from cifar.pipeline import Job
-
-    if compile:
-        keep_compiled()
-    job = Job(
-        chosen, folder, device=choose_device(device), compile=compile, capture=capture, deterministic=deterministic,
-        cross_validate=cross_validate, wandb=wandb, tensorboard=tensorboard, resume=bool(resume), overwrite=overwrite,
+        job = Job(chosen, folder, cross_validate=cross_validate or folds is not None, overwrite=overwrite)
+    job = replace(
+        job, data=data or job.data, device=device, kernels=kernels or job.kernels, compile=compile or job.compile,
+        capture=capture, deterministic=deterministic or job.deterministic, wandb=wandb, tensorboard=tensorboard,
         checkpoint_seconds=60 * checkpoint_minutes, command=hidden(shlex.join(["cifar", *context.obj])),
         trust_code=trust_code or bool(model),  # typed here, it is the user's own
     )  # fmt: skip
     if dry_run:
-        show_plan(job, data)
+        show_plan(job)
     else:
-        run_job(job, data)
-
-
-def changed_recipe(recipe: "Recipe", changes: dict[str, Any], *, cross_validate: bool) -> "Recipe":
-    """The recipe of a run to resume, with what --resume may change on purpose.
-
-    Args:
-        recipe: of the run.
-        changes: values by fields; None is not given.
-        cross_validate: whether it is a cross-validation, whose folds are all trained alike.
-
-    Raises:
-        InputError: a value that is not valid, or any for a cross-validation.
-    """
-    from cifar.recipes import with_fields
-
-    given = {name: value for name, value in changes.items() if value is not None}
-    if given and cross_validate:
-        raise InputError(
-            "All folds of a cross-validation are trained alike: resume it without -l, -e, --skip-bad-steps."
-        )
-    return with_fields(recipe, **given)
-
-
-def check_new_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that a new run cannot have; nothing in it is changed.
-
-    Raises:
-        InputError, WorldError: as `new_run`.
-    """
-    from cifar.runs import new_run
-
-    with new_run(folder, overwrite=overwrite):
-        pass
-
-
-def choose_recipe(model: str, recipe: str, settings: list[str], flags: dict[str, Any]) -> "Recipe":
-    """The recipe that the flags stand for; --recipe decides, -m then puts another network into it.
-
-    Args:
-        model: of -m; recipe: of --recipe; "" is none.
-        settings: of --set.
-        flags: values of other flags by the fields that they set; None is not given.
-
-    Raises:
-        InputError: no such model, recipe or field, or a value that is not valid.
-    """
-    from cifar.recipes import RECIPES, read_recipe, recipe_for, typed_recipe, with_fields
-    from cifar.recipes.names import check_name
-
-    if not model and not recipe:
-        raise InputError(f"Name a model: -m with one of {', '.join(RECIPES)}.")
-    if model:
-        check_name(model, also=RECIPES)
-    if not recipe:
-        chosen = recipe_for(model)
-    elif recipe in RECIPES:
-        chosen = RECIPES[recipe]()
-    elif recipe.endswith(".json") or Path(recipe).exists():
-        chosen = read_recipe(Path(recipe))
-    else:
-        raise InputError(f"There is no recipe {recipe!r}: choose from {', '.join(RECIPES)} or name a recipe.json.")
-    if recipe and model:
-        chosen = with_fields(chosen, model=recipe_for(model).model)
-    check_name(chosen.model)
-    return typed_recipe(chosen, settings, {name: value for name, value in flags.items() if value is not None})
+        train_job(job)
 
 
 def first_line(recipe: "Recipe", folder: Path) -> str:
@@ -263,91 +166,62 @@ def first_line(recipe: "Recipe", folder: Path) -> str:
     return f"{recipe.model}: {epochs}, batch size {recipe.batch_size}, run folder {folder}"
 
 
-def frozen(recipe: "Recipe", train_blocks: int) -> "Recipe":
-    """The recipe with only the head and the last blocks trained, and no augmentation: activations are computed once."""
-    from cifar.recipes import with_fields
-
-    off = {"crop_padding": 0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "mixup": 0.0, "cutmix": 0.0}
-    return with_fields(recipe, train_blocks=train_blocks, **off)
-
-
-def default_folder(name: str) -> Path:
-    """runs/NAME-TIME-xxxx, which no other process chooses in the same second."""
-    stem = Path(name).stem.replace(":", "-") if name.endswith(".json") else name.replace(":", "-").replace("/", "-")
-    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stem}-{time}-{secrets.token_hex(2)}"
-
-
-def run_job(job: "Job", data: str) -> None:
-    """Train, test and report one run or all folds of a cross-validation.
-
-    Args:
-        job: what was asked for.
-        data: of --data.
-    """
-    from cifar.models import build_model
-    from cifar.models.own import check_trust, is_own
-    from cifar.pipeline import Stopped, run_folds, run_one
+def train_job(job: "Job") -> None:
+    """Train, test and report one run or all folds of a cross-validation."""
+    named = ":" in job.recipe.model  # may yet be refused
+    if not named:
+        display.say(first_line(job.recipe, job.folder))  # at once: PyTorch takes a second
+    from cifar.models.own import is_own
+    from cifar.pipeline.job import Stopped
+    from cifar.pipeline.start import prepared, run_job
     from cifar.runs import is_run
 
-    if is_own(job.recipe.model):
-        check_trust(job.recipe.model, trust_code=job.trust_code)
-    start_gpu(job.device, deterministic=job.deterministic)
-    flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
-    if not job.resume:
-        build_model(
-            job.recipe, for_training=True, trust_code=job.trust_code
-        )  # now, so that a wrong name or weights that cannot be had leave nothing behind
-    if ":" in job.recipe.model:
-        display.say(first_line(job.recipe, job.folder))
-    timing = {"start_up": process_seconds()}
-    with timed(timing, "data"):
-        dataset = open_data(data)
-    job = replace(job, timing=timing)
-    program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
-    resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * is_own(job.recipe.model)
-    with display.TerminalDisplay() as shown:
-        try:
+    with prepared(job) as ready:
+        if named:
+            display.say(first_line(job.recipe, job.folder))
+        timing = {"start_up": process_seconds()}
+        with timed(timing, "data"):
+            dataset = open_data(job.data)
+        program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
+        resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * is_own(job.recipe.model)
+        with display.TerminalDisplay() as shown:
+            try:
+                result = run_job(replace(ready, timing=timing), dataset, display=shown)
+            except Stopped:
+                display.say(f"Stopped; everything is saved. Resume with: {resume}")
+                raise typer.Exit(shown.exit_code) from None
+            except (KeyboardInterrupt, Ended) as interrupt:
+                begun = is_run(job.folder)
+                display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
+                raise typer.Exit(exit_code(interrupt)) from None
             if job.cross_validate:
-                display.crossval(run_folds(job, dataset, display=shown), job.folder)
-            else:
-                run_one(job, dataset, display=shown)
-        except Stopped:
-            display.say(f"Stopped; everything is saved. Resume with: {resume}")
-            raise typer.Exit(shown.exit_code) from None
-        except (KeyboardInterrupt, Ended) as interrupt:
-            begun = is_run(job.folder)
-            display.say(f"Interrupted. Go on with: {resume}" if begun else "Interrupted; nothing was trained.")
-            raise typer.Exit(exit_code(interrupt)) from None
+                display.crossval(result, job.folder)
 
 
-def show_plan(job: "Job", data: str) -> None:
-    """Print the recipe as JSON, then what would happen, without touching data or disk.
-
-    Args:
-        job: what was asked for.
-        data: of --data.
-    """
+def show_plan(job: "Job") -> None:
+    """Print the recipe as JSON, then what would happen, without touching data or disk."""
     from cifar.files import cache_folder
+    from cifar.kernels.build import using
     from cifar.models import build_model
     from cifar.recipes import to_json
     from cifar.training.step import precision_of
 
-    recipe = job.recipe
+    recipe, device = job.recipe, choose_device(job.device)
     parameters = sum(
         parameter.numel() for parameter in build_model(recipe, pretrained=False, trust_code=job.trust_code).parameters()
     )
-    precision, precision_remark = precision_of(recipe, device=job.device)
+    with using(job.kernels) if job.kernels else contextlib.nullcontext():
+        precision, precision_remark = precision_of(recipe, device=device)
     display.result_text(to_json(recipe).rstrip())
-    compiled, compile_remark = choose_compile(job.compile, device=job.device)
+    compiled, compile_remark = choose_compile(job.compile, device=device)
     remarks = "".join(f" ({remark})" for remark in (precision_remark, compile_remark) if remark)
     folds = f"{recipe.holdout.num_folds} folds, each on " if job.cross_validate else ""
     lines = (
         f"network: {recipe.model}, {parameters:,} parameters",
-        f"data: {data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
+        f"data: {job.data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
         f"trained on: {folds}{recipe.holdout.training_fraction:.0%} of the training images",
         f"length: {recipe.epochs} epochs, batch size {recipe.batch_size}",
-        f"device: {job.device}, {precision}{', compiled' if compiled else ''}{remarks}",
+        f"device: {device}, {precision}{', compiled' if compiled else ''}{remarks}",
         f"folder: {job.folder}",
     )
     display.result_text("\n".join(lines))
@@ -370,6 +244,7 @@ def train_main() -> NoReturn:
 def ask_for_arguments() -> list[str]:
     """The answers of a person as the arguments that they stand for, shown so that they can be repeated."""
     from cifar.cli.prompts import ask
+    from cifar.pipeline.job import default_folder
 
     best = choose_device()
     answers = ask(

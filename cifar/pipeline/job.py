@@ -1,29 +1,34 @@
-"""What `cifar train` was asked for, and the folder that it holds meanwhile."""
+"""A training that was asked for, and the folder that it holds meanwhile. Loads without PyTorch."""
 
+import datetime
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cifar.data.cifar10 import Dataset
 from cifar.errors import InputError
-from cifar.recipes import Recipe
-from cifar.runs import Content, new_run, open_run
+from cifar.recipes import Recipe, with_fields
+from cifar.runs import CROSSVAL, Content, data_of_run, how_computed, new_run, open_run, recipe_to_resume
 from cifar.training.display import Display
-from cifar.training.loop import CHECKPOINT_SECONDS
+
+if TYPE_CHECKING:
+    from cifar.data.cifar10 import Dataset
 
 Create = Callable[[Mapping[str, Content]], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What `cifar train` was asked for.
+    """A training that was asked for, by the command line or from Python.
 
     Attributes:
         recipe: decides the result.
         folder: the run's, or the cross-validation's, which holds one per fold.
-        device: cpu, mps or cuda.
+        data: where CIFAR-10 is, as of `open_dataset`; "" is the cache, or else a download.
+        device: cpu, mps or cuda; "" is the best there is.
+        kernels: on a CPU, native or pytorch; "" is what CIFAR_KERNELS says.
         compile: fuse the network's operations with torch.compile.
         capture: on a GPU, capture a training step as a CUDA graph and replay it.
         deterministic: on a GPU, train with algorithms that give the same bits every time.
@@ -39,7 +44,9 @@ class Job:
 
     recipe: Recipe
     folder: Path
-    device: str = "cpu"
+    data: str = ""
+    device: str = ""
+    kernels: str = ""
     compile: bool = False
     capture: bool = True
     deterministic: bool = False
@@ -48,7 +55,7 @@ class Job:
     tensorboard: bool = False
     resume: bool = False
     overwrite: bool = False
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float = 300.0
     command: str = ""
     trust_code: bool = False
     timing: Mapping[str, float] = field(default_factory=dict)
@@ -62,6 +69,59 @@ class Stopped(Exception):  # noqa: N818  (no error: a person asked for it)
         self.folder = folder
 
 
+def job_to_resume(folder: Path, *, changes: Mapping[str, Any]) -> Job:
+    """What a run, or a cross-validation, goes on with: its own recipe and data, computed as before.
+
+    Args:
+        folder: its folder.
+        changes: fields of the recipe to change on purpose (`cifar.runs.CHANGEABLE`); None is not given.
+
+    Raises:
+        InputError: no run folder, a recipe that was changed in it, or a change that is not valid: the folds of a
+            cross-validation are all trained alike.
+        WorldError: a file of the run is damaged.
+    """
+    recipe, cross_validate = recipe_to_resume(folder), (folder / CROSSVAL).exists()
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given and cross_validate:
+        raise InputError(
+            "All folds of a cross-validation are trained alike: resume it without -l, -e, --skip-bad-steps."
+        )
+    former = how_computed(folder)
+    return Job(
+        with_fields(recipe, **given), folder, data=data_to_reopen(folder), kernels=former.get("kernels", ""),
+        compile=former.get("compiled", False), cross_validate=cross_validate, resume=True,
+        deterministic=former.get("device") != "cpu" and former.get("deterministic", False),
+    )  # fmt: skip
+
+
+def data_to_reopen(folder: Path) -> str:
+    """What `open_dataset` takes to read the data of a run again: the sample, or the cached whole."""
+    return "sample" if data_of_run(folder)["data"].startswith("SAMPLE") else ""
+
+
+def default_folder(name: str) -> Path:
+    """runs/NAME-TIME-xxxx, which no other process chooses in the same second."""
+    stem = Path(name).stem.replace(":", "-") if name.endswith(".json") else name.replace(":", "-").replace("/", "-")
+    time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{stem}-{time}-{secrets.token_hex(2)}"
+
+
+def check_new_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that a new run cannot have; nothing in it is changed.
+
+    Raises:
+        InputError: its name is no UTF-8, with which weights could not be read again; or as `new_run`.
+        WorldError: as `new_run`.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The name of the folder {folder} is no UTF-8: choose another with --save-folder.") from None
+    with new_run(folder, overwrite=overwrite):
+        pass
+
+
 @contextmanager
 def held(job: Job) -> Iterator[Create]:
     """Hold the folder of a job; yields the function that creates its run, which a resumed one does not need."""
@@ -73,7 +133,7 @@ def held(job: Job) -> Iterator[Create]:
             yield create
 
 
-def check_data(folder: Path, record: dict[str, Any], dataset: Dataset) -> None:
+def check_data(folder: Path, record: dict[str, Any], dataset: "Dataset") -> None:
     """Refuse other data than a run or cross-validation began with.
 
     Args:

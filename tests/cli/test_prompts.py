@@ -14,7 +14,7 @@ from prompt_toolkit.output import DummyOutput
 from cifar.cli import app, run_app, train
 from cifar.cli.prompts import positive
 from cifar.machine import choose_device
-from cifar.pipeline import Job
+from cifar.pipeline.job import Job
 from cifar.recipes import RECIPES, Recipe, recipe_for, with_fields
 
 pexpect = pytest.importorskip("pexpect")
@@ -48,7 +48,7 @@ def recipe_of(arguments: list[str]) -> Recipe:
     """What `train.py` would train by."""
     with pytest.MonkeyPatch.context() as patch:
         jobs: list[Job] = []
-        patch.setattr(train, "run_job", lambda job, _data: jobs.append(job))
+        patch.setattr(train, "train_job", lambda job: jobs.append(job))
         assert run_app(app, ["train", *arguments], program="train.py") == 0
     return jobs[0].recipe
 

@@ -1,0 +1,60 @@
+"""From a job to its run: the machine made ready, what can be refused refused, then one run or all folds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from cifar.data.cifar10 import Dataset
+from cifar.kernels.build import using
+from cifar.machine import choose_device, flush_denormals, keep_compiled, start_gpu
+from cifar.models import build_model
+from cifar.models.own import check_trust, is_own
+from cifar.pipeline.folds import run_folds
+from cifar.pipeline.job import Job
+from cifar.pipeline.run import run_one
+from cifar.training.display import Display
+
+
+@contextmanager
+def prepared(job: Job) -> Iterator[Job]:
+    """Make the machine ready for a job, and refuse what can be refused before any data are read or written.
+
+    Yields:
+        the job with its device. Its kernels are in force meanwhile.
+
+    Raises:
+        InputError: no such kernels or device, a network, weights or options that are not there, or code that is not
+            trusted.
+        WorldError: pretrained weights cannot be had.
+    """
+    with using(job.kernels) if job.kernels else nullcontext():
+        if job.compile:
+            keep_compiled()
+        job = replace(job, device=choose_device(job.device))
+        if is_own(job.recipe.model):
+            check_trust(job.recipe.model, trust_code=job.trust_code)
+        start_gpu(job.device, deterministic=job.deterministic)
+        flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
+        if not job.resume:
+            # Now, so that a wrong name or weights that cannot be had leave nothing behind.
+            build_model(job.recipe, for_training=True, trust_code=job.trust_code)
+        yield job
+
+
+def run_job(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]:
+    """Train, test and draw one run, or all folds of a cross-validation.
+
+    Args:
+        job: that `prepared` gave.
+        dataset: that it is trained on.
+        display: sees progress and results.
+
+    Returns:
+        what summary.json or crossval.json holds.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one` and `run_folds`.
+    """
+    run = run_folds if job.cross_validate else run_one
+    return run(job, dataset, display=display)
