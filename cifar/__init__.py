@@ -1,32 +1,29 @@
-"""Train, test, understand and use an image classifier on CIFAR-10."""
+"""Train, test, understand and use an image classifier on CIFAR-10.
 
-from typing import TYPE_CHECKING
+    run = cifar.train("resnet", epochs=3, data="sample")
+    run.load().predict("cat.jpg").names
+
+Everything in `__all__` is documented in `cifar.api`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cifar.serving.classifier import Classifier
+    from cifar.api import Run, list_models, list_recipes, load_data, load_model, recipe, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_model"]
+__all__ = [
+    "Run", "__version__", "list_models", "list_recipes", "load_data", "load_model", "recipe", "resume", "train",
+]  # fmt: skip
 
 
-def load_model(run: "str | Path", *, device: str = "", trust_code: bool = False) -> "Classifier":
-    """The trained network of a run, to use: `load_model("runs/mine").predict(images).names`.
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is: `import cifar` alone imports neither this nor PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'cifar' has no attribute {name!r}")
+    return getattr(importlib.import_module("cifar.api"), name)
 
-    Args:
-        run: a run's folder, or one that `cifar export --format safetensors` made.
-        device: cpu, mps or cuda; "" is the best present.
-        trust_code: import and run the network's own code, where the run was trained with `-m package.module:function`.
 
-    Returns:
-        a `cifar.serving.classifier.Classifier`, whose `predict` takes paths, pictures of Pillow, arrays and tensors.
-
-    Raises:
-        cifar.errors.InputError: no such folder, the folder of a cross-validation, a device that is absent, or
-            code that is not trusted.
-        cifar.errors.WorldError: the weights are absent, damaged or of another network.
-    """
-    from cifar.serving.classifier import load_model  # imports torch, which `import cifar` alone does not
-
-    return load_model(run, device=device, trust_code=trust_code)
+def __dir__() -> list[str]:
+    return __all__

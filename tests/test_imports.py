@@ -22,7 +22,7 @@ LEVELS = (
     {"audit", "robustness", "serving"},
     {"pipeline", "bench"},
     {"cli"},
-    {"__main__"},
+    {"api", "__main__"},
 )
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -28,12 +28,9 @@ def explain(
     It is a hint, not proof: the text under the picture says what the method does not show.
     """
     from cifar.data.split import CLASSES
-    from cifar.reporting.explanation import explanation_figure
-    from cifar.reporting.figures import png
     from cifar.runs import write_file
     from cifar.serving.classifier import load_model
-    from cifar.serving.explain import describe, explain, method_of
-    from cifar.serving.images import read_image
+    from cifar.serving.explain import explain_image
 
     path = output or Path(f"{file.stem}-explained.png")
     if path.is_dir():
@@ -41,18 +38,11 @@ def explain(
     if class_name and class_name not in CLASSES:
         raise InputError(f"There is no class {class_name!r}: choose from {', '.join(CLASSES)}.")
     classifier = load_model(run, device=device, trust_code=trust_code)
-    image = read_image(file)
-    predictions = classifier.predict(image)
-    label = CLASSES.index(class_name) if class_name else None
-    heat = explain(classifier.network, image, label=label)
-    answer, looked_at, text = describe(predictions, method_of(classifier.network), label=label)
     title = display.printable(f"{file.name}, as {classifier.recipe.model} of the run {run.resolve().name} sees it")
-    figure = explanation_figure(
-        image, heat, title=title, answer=answer, looked_at=looked_at, text=text, note=classifier.note
-    )
-    write_file(path, png(figure))
+    explanation = explain_image(classifier, file, class_name=class_name, title=title)
+    write_file(path, explanation.png())
     if classifier.note:
         display.say(classifier.note)
-    if not heat.any():
+    if not explanation.heat.any():
         display.say("The map is the same everywhere: the method shows nothing.")
-    display.result_text(f"{answer}; {path}")
+    display.result_text(f"{explanation.answer}; {path}")

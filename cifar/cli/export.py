@@ -38,52 +38,25 @@ def export(
         raise InputError(f"There is no format {file_format!r}: choose onnx or safetensors.")
     if kind not in ("float", "uint8"):
         raise InputError(f"There is no input {kind!r}: choose float or uint8.")
+    from cifar.pipeline.export import write_folder, write_onnx
+    from cifar.pipeline.job import data_to_reopen
+
     if file_format == "safetensors":
         if int8 or kind != "float":
             raise InputError("--int8 and --input need --format onnx.")
-        write_folder(run, output, trust_code=trust_code)
-    else:
-        write_onnx(run, output, kind=kind, int8=int8, data=data, trust_code=trust_code)
+        target, record = write_folder(run, output, trust_code=trust_code)
+        display.result_text(
+            f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
+        )
+        return
+    open_it = (lambda: open_data(data or data_to_reopen(run))) if int8 else None
+    _, record = write_onnx(run, output, kind=kind, open_data=open_it, trust_code=trust_code, announce=show_onnx)
+    if int8:
+        show_int8(record)
 
 
-def write_folder(run: Path, output: Path | None, *, trust_code: bool) -> None:
-    """Write weights and recipe into a folder, made if it is absent."""
-    from cifar.runs import EXPORTED, open_run, write_files
-    from cifar.serving.export import export_folder
-
-    target = output or run / EXPORTED
-    files, record = export_folder(run, target, trust_code=trust_code)
-    target.mkdir(parents=True, exist_ok=True)
-    with open_run(target):
-        write_files(target, files)
-    display.result_text(
-        f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
-    )
-
-
-def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: str, trust_code: bool) -> None:
-    """Write an ONNX file and, if wanted, its 8-bit version, with export.json beside them.
-
-    Raises:
-        InputError: a name that does not end in .onnx, a folder that does not exist, or no images for the 8-bit version.
-    """
-    from cifar.pipeline.job import data_to_reopen
-    from cifar.runs import EXPORT, ONNX, remove_file, run_recipe, write_file
-    from cifar.serving.export import export_int8, export_onnx, int8_splits, record_json
-
-    run_recipe(run)
-    path = output or run / ONNX
-    if path.suffix != ".onnx":
-        raise InputError(f"--output {path}: the name of an ONNX file must end in .onnx.")
-    if not path.parent.is_dir():
-        raise InputError(f"--output {path}: there is no folder {path.parent}.")
-    splits = (
-        int8_splits(run, open_data(data or data_to_reopen(run))) if int8 else None
-    )  # refused before anything is written
-    model, record = export_onnx(run, name=path.name, kind=kind, trust_code=trust_code)
-    write_file(path, model)
-    int8_path = path.with_name(f"{path.stem}-int8.onnx")
-    remove_file(int8_path)  # of an earlier export: it would not belong to this file
+def show_onnx(path: Path, record: Mapping[str, Any]) -> None:
+    """Print what an ONNX file is, and that it was checked."""
     parity = record["parity"]
     display.result_text(
         f"{display.sample_prefix(record)}{path}: {record['model']}, {record['bytes']:,} bytes, takes "
@@ -94,17 +67,6 @@ def write_onnx(run: Path, output: Path | None, *, kind: str, int8: bool, data: s
         display.say(
             f"The recipe's test-time augmentation ({record['recipe_views']}) is not in the file: it sees an image once."
         )
-    try:
-        if splits:
-            calibration, validation = splits
-            int8_model, figures = export_int8(
-                model, name=int8_path.name, calibration=calibration, validation=validation
-            )
-            write_file(int8_path, int8_model)
-            record["int8"] = figures
-            show_int8(record)
-    finally:
-        write_file(path.with_name(EXPORT), record_json(record))
 
 
 def show_int8(record: Mapping[str, Any]) -> None:

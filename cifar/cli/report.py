@@ -1,18 +1,13 @@
 """`cifar report`."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cifar.cli import display
 from cifar.cli.app import app
-from cifar.errors import InputError, WorldError
-
-if TYPE_CHECKING:
-    from cifar.reporting.records import Record
 
 
 @app.command()
@@ -28,26 +23,7 @@ def report(
 
     Of several runs with predictions it also says which differ, as `cifar compare` does.
     """
-    from cifar.reporting.records import read_records
-    from cifar.reporting.report import render
-    from cifar.runs import CORRUPTIONS, REFERENCES, REPORT, write_file
+    from cifar.pipeline.report import write_report
 
-    path = output or (runs[0] / REPORT if len(runs) == 1 else Path(REPORT))
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name the HTML file, such as --output {path / 'report.html'}.")
-    records = read_records(runs, extras=(REFERENCES, CORRUPTIONS))
-    records.sort(key=lambda record: -record.summary["test_accuracy"])
-    comparison = compare_records(records) if len(records) > 1 else None
-    write_file(path, render(records, command=shlex.join(["cifar", *context.obj]), comparison=comparison))
+    path = write_report(runs, output, command=shlex.join(["cifar", *context.obj]))
     display.result_text(f"{path}: {path.stat().st_size / 1e6:.1f} MB, one file; open it in a browser")
-
-
-def compare_records(records: "Sequence[Record]") -> dict[str, Any]:
-    """Return what `compare_runs` says of the runs, or under "reason" why they cannot be compared."""
-    from cifar.evaluation.comparison import compare_runs
-    from cifar.reporting.records import read_evaluated_runs
-
-    try:
-        return compare_runs(read_evaluated_runs([record.folder for record in records]))
-    except (InputError, WorldError) as error:
-        return {"reason": str(error)}

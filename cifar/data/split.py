@@ -27,6 +27,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images)"
+
     def select(self, indices: Tensor) -> "Split":
         """The images at these indices, int64 [M], in this order, or where a mask, bool [N], is true."""
         return Split(self.images[indices], self.labels[indices])

@@ -37,6 +37,23 @@ def check_trust(name: str, *, trust_code: bool) -> None:
         )
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """The name "module:function" by which a function of the user's is found again when its run is loaded.
+
+    In a notebook or script the module is __main__: its runs are loaded where that function is defined again.
+
+    Raises:
+        InputError: a lambda, or a function within another, cannot be found.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "<object>")
+    if not module or not name.isidentifier():
+        raise InputError(
+            f"{name} cannot be found again when the run is loaded: give a function or class that is defined by its "
+            "name in a module or notebook."
+        )
+    return f"{module}:{name}"
+
+
 def find_factory(name: str) -> Callable[..., Any]:
     """The user's function behind "package.module:function"; modules in the current folder are found too.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from cifar.machine import choose_device
 from cifar.recipes import Recipe
 from cifar.runs import CROSSVAL, WEIGHTS, data_of_run, load_network, run_recipe
 from cifar.serving.images import SIDE, Source, read_image
+
+if TYPE_CHECKING:
+    from cifar.serving.explain import Explanation
 
 Pixels = NDArray[np.uint8] | Tensor
 Images = Source | Pixels | Sequence[Source | Pixels]
@@ -39,6 +42,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.probs)
+
+    def __repr__(self) -> str:
+        if len(self) != 1:
+            return f"Predictions({len(self):,} images)"
+        return f"Predictions({', '.join(f'{name} {prob:.1%}' for name, prob in self.top(2)[0])})"
 
     @property
     def labels(self) -> Tensor:
@@ -83,6 +91,9 @@ class Classifier:
     recipe: Recipe
     device: str
     trained_on: str
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.recipe.model}, trained on {self.trained_on or 'unknown data'}, on {self.device})"
 
     @property
     def note(self) -> str:
@@ -131,6 +142,24 @@ class Classifier:
         )
         check_finite(probs, of=f"The network {self.recipe.model}")
         return Predictions(probs)
+
+    def explain(self, image: Source, *, class_name: str = "") -> "Explanation":
+        """What the network looks at in an image: Grad-CAM, or attention rollout for transformers.
+
+        Args:
+            image: a path, a file opened in binary mode or a Pillow image.
+            class_name: that Grad-CAM explains; "" is the most likely.
+
+        Returns:
+            a `cifar.serving.explain.Explanation`, which a notebook shows as its picture; `png()` gives its bytes.
+
+        Raises:
+            InputError: no such class, or a network that cannot be explained.
+            WorldError: the file is no image.
+        """
+        from cifar.serving.explain import explain_image  # imports this module
+
+        return explain_image(self, image, class_name=class_name)
 
 
 def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -> Classifier:

@@ -7,13 +7,14 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.data.batches import to_pixels
+from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.models.cnn import CNN, layer_by_layer
 from cifar.models.pretrained import Pretrained
@@ -21,7 +22,10 @@ from cifar.models.resnet import ResNet
 from cifar.models.speednet import SpeedNet
 from cifar.models.vit import VisionTransformer
 from cifar.serving.attention import is_plain_transformer, rollout_map
-from cifar.serving.classifier import Predictions
+from cifar.serving.images import Source, read_image
+
+if TYPE_CHECKING:
+    from cifar.serving.classifier import Classifier, Predictions
 
 SIDE = 32
 FLAT = 1e-5  # a map that varies by a smaller fraction of its maximum is constant up to rounding
@@ -59,6 +63,67 @@ ROLLOUT = Method(
     "against a class, nor whether the prediction is right.",
     by_class=False,
 )
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a network looked at in one image; a notebook shows it as its picture.
+
+    Attributes:
+        image: uint8 [3, 32, 32], what the network saw.
+        heat: float [32, 32], from 0 to 1.
+        answer: the prediction, such as "cat 87.3%, then dog 9.0%".
+        looked_at: what the heat map shows.
+        text: the method, and what it does and does not show.
+        title, note: above the picture.
+    """
+
+    image: Tensor
+    heat: Tensor
+    answer: str
+    looked_at: str
+    text: str
+    title: str = ""
+    note: str = ""
+
+    def __repr__(self) -> str:
+        return f"Explanation({self.answer!r}, {self.looked_at!r})"
+
+    def png(self) -> bytes:
+        """The image, the heat map over its grey copy and the heat map alone, with the text under them."""
+        from cifar.reporting.explanation import explanation_figure
+        from cifar.reporting.figures import png
+
+        figure = explanation_figure(
+            self.image, self.heat, title=self.title, answer=self.answer, looked_at=self.looked_at, text=self.text,
+            note=self.note,
+        )  # fmt: skip
+        return png(figure)
+
+    _repr_png_ = png  # IPython's name for it
+
+
+def explain_image(classifier: "Classifier", source: Source, *, class_name: str = "", title: str = "") -> Explanation:
+    """Explain what a network makes of an image.
+
+    Args:
+        classifier: of `load_model`.
+        source: the image: a path, a file or a Pillow image, as of `read_image`.
+        class_name: that Grad-CAM explains; "" is the most likely. Rollout has no class.
+        title: above the picture.
+
+    Raises:
+        InputError: no such class, or a network that cannot be explained.
+        WorldError: the file is no image.
+    """
+    if class_name and class_name not in CLASSES:
+        raise InputError(f"There is no class {class_name!r}: choose from {', '.join(CLASSES)}.")
+    image = read_image(source)
+    predictions = classifier.predict(image)
+    label = CLASSES.index(class_name) if class_name else None
+    heat = explain(classifier.network, image, label=label)
+    answer, looked_at, text = describe(predictions, method_of(classifier.network), label=label)
+    return Explanation(image, heat, answer, looked_at, text, title=title, note=classifier.note)
 
 
 def method_of(network: nn.Module) -> Method:
@@ -209,7 +274,7 @@ def scale(heat: Tensor, *, lowest_is_zero: bool) -> Tensor:
     return ((heat - low) / (high - low)).clamp(0, 1)
 
 
-def describe(predictions: Predictions, method: Method, *, label: int | None = None) -> tuple[str, str, str]:
+def describe(predictions: "Predictions", method: Method, *, label: int | None = None) -> tuple[str, str, str]:
     """Describe the explanation of one image in words.
 
     Args:

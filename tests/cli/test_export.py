@@ -119,7 +119,7 @@ def test_a_failed_int8_export_leaves_the_onnx_file_and_its_record(
         return original(self, target)
 
     original = Path.replace
-    monkeypatch.setattr("cifar.serving.export.export_int8", export_int8)
+    monkeypatch.setattr("cifar.pipeline.export.export_int8", export_int8)
     monkeypatch.setattr(Path, "replace", rename)
     for name, content in EARLIER.items():
         (tmp_path / name).write_bytes(content)

@@ -1,0 +1,177 @@
+"""The Python API: what `import cifar` offers does what the commands do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import cifar
+from cifar.errors import InputError
+from cifar.runs import run_recipe
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+class Linear(nn.Module):
+    """A network of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.head(pixels.mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> cifar.Run:
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return cifar.train("cnn", epochs=2, batch_size=100, lr=1e-3, data="sample", folder=folder, device="cpu", quiet=True)
+
+
+def test_train_gives_what_the_command_gives(run: cifar.Run, tmp_path: Path) -> None:
+    flags = [
+        "-m",
+        "cnn",
+        "-e",
+        "2",
+        "-b",
+        "100",
+        "-l",
+        "1e-3",
+        "--data",
+        "sample",
+        "-d",
+        "cpu",
+        "-s",
+        str(tmp_path / "r"),
+    ]
+    subprocess.run([sys.executable, "-m", "cifar", "train", *flags], check=True, capture_output=True)
+    other = cifar.Run(tmp_path / "r")
+    assert (run.accuracy, run.interval, run.recipe) == (other.accuracy, other.interval, other.recipe)
+    for first, second in zip(run.metrics, other.metrics, strict=True):
+        timed = {"seconds", "images_per_second"}
+        assert {name: value for name, value in first.items() if name not in timed} == {
+            name: value for name, value in second.items() if name not in timed
+        }
+    assert (run.folder / "model.safetensors").read_bytes() == (other.folder / "model.safetensors").read_bytes()
+    command = f"cifar.train('cnn', epochs=2, batch_size=100, lr=0.001, data='sample', folder='{run.folder}', "
+    assert run.summary["command"] == command + "device='cpu', quiet=True)"
+
+
+def test_a_run_says_what_it_is(run: cifar.Run) -> None:
+    assert run.state == "tested"
+    assert run.accuracy is not None
+    assert run.interval is not None
+    low, high = run.interval
+    assert f"cnn, test accuracy {run.accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%}" in repr(run)
+    assert len(run.metrics) == 2
+    assert run.folds == []
+    with pytest.raises(InputError, match="not a run folder"):
+        cifar.Run(run.folder.parent)
+
+
+def test_a_run_is_evaluated_reported_exported_and_loaded(run: cifar.Run, tmp_path: Path) -> None:
+    evaluation = run.evaluate(split="validation", quiet=True, device="cpu")
+    assert evaluation["split"] == "validation"
+    assert evaluation["accuracy"] == pytest.approx(max(row["validation_accuracy"] for row in run.metrics))
+    assert "<html" in run.report(tmp_path / "report.html").read_text()
+    assert run.export("safetensors", tmp_path / "plain") == tmp_path / "plain"
+    image = Image.fromarray(np.full((40, 50, 3), 200, np.uint8))
+    expected = run.load(device="cpu").predict(image)
+    assert torch.equal(cifar.load_model(tmp_path / "plain", device="cpu").predict(image).probs, expected.probs)
+    with pytest.raises(InputError, match="no format"):
+        run.export("tflite")
+    classifier = run.load(device="cpu")
+    assert repr(classifier) == f"Classifier(cnn, trained on {run.summary['data']}, on cpu)"
+    assert expected.names[0] in repr(expected)
+    explanation = classifier.explain(image)
+    assert expected.names[0] in repr(explanation)
+    assert explanation.png().startswith(b"\x89PNG")
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_can_be_longer(run: cifar.Run, tmp_path: Path) -> None:
+    common = {"batch_size": 100, "lr": 1e-3, "data": "sample", "device": "cpu", "quiet": True}
+    short = cifar.train("cnn", epochs=1, folder=tmp_path / "run", **common)  # type: ignore[arg-type]
+    longer = cifar.resume(short.folder, epochs=2, device="cpu", quiet=True)
+    assert (longer.recipe, len(longer.metrics), longer.state) == (run.recipe, 2, "tested")
+
+
+def test_a_network_of_ones_own_is_a_function(tmp_path: Path) -> None:
+    run = cifar.train(
+        Linear, epochs=1, data="sample", folder=tmp_path / "run", device="cpu", settings={"batch_size": 200}, quiet=True
+    )
+    assert run.recipe.model == f"{__name__}:Linear"
+    assert len(run.load(device="cpu").predict(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))) == 2
+    with pytest.raises(InputError, match="trust_code=True"):
+        cifar.load_model(run.folder)
+    with pytest.raises(InputError, match="cannot be found again"):
+        cifar.train(lambda: Linear(), data="sample", folder=tmp_path / "other")
+
+
+def test_a_network_of_a_script_is_loaded_where_it_is_defined(tmp_path: Path) -> None:
+    """In __main__, as in a notebook."""
+    definition = "import cifar, torch\nclass Net(torch.nn.Module):\n"
+    definition += "    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Linear(3, 10)\n"
+    definition += "    def forward(self, pixels):\n        return self.head(pixels.mean((2, 3)))\n"
+    train = (
+        "run = cifar.train(Net, epochs=1, data='sample', folder='run', device='cpu', quiet=True)\nprint(run.load())\n"
+    )
+    load = "print(cifar.load_model('run', device='cpu', trust_code=True))\n"
+    for code in (definition + train, definition + load):
+        process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert "Classifier(__main__:Net" in process.stdout
+    with pytest.raises(InputError, match="__main__ has no 'Net'"):
+        cifar.load_model(tmp_path / "run", device="cpu", trust_code=True)
+
+
+def test_folds_are_runs(tmp_path: Path) -> None:
+    run = cifar.train("cnn", epochs=1, folds=2, data="sample", folder=tmp_path / "run", device="cpu", quiet=True)
+    accuracies = [fold.accuracy for fold in run.folds]
+    assert run.accuracy == pytest.approx(np.mean([accuracy or 0.0 for accuracy in accuracies]))
+    assert "2 folds" in repr(run)
+    with pytest.raises(InputError, match="fold"):
+        run.evaluate()
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    recipe = cifar.recipe("resnet", lr=0.05, epochs=1, batch_size=500)
+    assert (recipe.optimiser.lr, recipe.model) == (0.05, "resnet20")
+    run = cifar.train(recipe=recipe, data="sample", folder=tmp_path / "run", device="cpu", quiet=True)
+    assert run_recipe(run.folder) == recipe
+    with pytest.raises(InputError, match="no_such"):
+        cifar.recipe("resnet", no_such=1)
+
+
+def test_lists_and_data() -> None:
+    assert {"cnn", "resnet", "vit", "previt"} <= set(cifar.list_recipes())
+    assert all(cifar.recipe(name) for name in cifar.list_recipes())
+    assert {"cnn", "resnet20", "vit", "previt"} <= set(cifar.list_models())
+    images = cifar.load_data("sample")
+    assert repr(images) == "Split(1,000 images)"
+    assert images.images.shape == (1000, 3, 32, 32)
+    with pytest.raises(InputError, match="choose train or test"):
+        cifar.load_data("sample", split="validation")
+
+
+def test_what_a_person_sees(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cifar.train("cnn", epochs=1, data="sample", folder=tmp_path / "run", device="cpu")
+    output = capfd.readouterr()
+    assert "epoch 1/1" in output.err
+    assert "test accuracy" in output.out
+    cifar.train("cnn", epochs=1, data="sample", folder=tmp_path / "quiet", device="cpu", quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_import_is_light() -> None:
+    code = "import sys, cifar; print([name for name in ('torch', 'numpy', 'rich', 'typer') if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(process.stdout.replace("'", '"')) == []
