@@ -21,7 +21,7 @@ from cifar.runs import CROSSVAL, SUMMARY, check_begun, is_run, read_json, read_m
 from cifar.training.display import Display
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from cifar.data.cifar10 import Dataset
     from cifar.data.split import Split
@@ -214,6 +214,7 @@ def train(
     seed: int | None = None,
     settings: Mapping[str, object] | None = None,
     folds: int = 0,
+    augment: "Callable[[Tensor], Tensor] | None" = None,
     weights: str | Path = "",
     train_blocks: int | None = None,
     data: str | Path = "",
@@ -227,6 +228,7 @@ def train(
     wandb: bool = False,
     tensorboard: bool = False,
     checkpoint_minutes: float = 5.0,
+    trust_code: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train a network, keep its best weights by validation accuracy and evaluate them on the test set once.
@@ -242,6 +244,8 @@ def train(
         lr: peak learning rate.
         seed: of weights, order and augmentation.
         settings: other fields of the recipe, such as {"label_smoothing": 0.1}.
+        augment: a function of one's own that changes a batch's pixels, float [N, 3, 32, 32], after the recipe's
+            augmentation, in training only.
         folds: cross-validate on this many; 0 is one split into training and validation images.
         weights: a file of weights to start from.
         train_blocks: of a pretrained network, train only the last blocks and the head; 0 is the head alone.
@@ -255,6 +259,7 @@ def train(
         deterministic: on a GPU, train with algorithms that give the same bits every time.
         wandb, tensorboard: log there too.
         checkpoint_minutes: between two checkpoints within an epoch; 0 is only at the ends of epochs.
+        trust_code: import and run functions that only a recipe.json names.
         quiet: show nothing.
 
     Raises:
@@ -263,15 +268,14 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     command = as_typed(train, locals())
+    from cifar.models.own import name_of
     from cifar.pipeline.job import Job, check_new_folder, default_folder
 
-    if callable(model):
-        from cifar.models.own import name_of
-
-        model = name_of(model)
+    model = model if isinstance(model, str) else name_of(model)
+    augmentation = name_of(augment) if augment else None
     fields = {flat_name(name): value for name, value in (settings or {}).items()} | {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "num_folds": folds or None,
-        "weights": str(weights) or None,
+        "weights": str(weights) or None, "own_augmentation": augmentation,
     }  # fmt: skip
     with showing(quiet=quiet) as shown:
         chosen = choose_recipe(model, recipe, fields=fields)
@@ -287,7 +291,7 @@ def train(
             chosen, path, data=str(data), device=device, kernels=kernels, compile=compile, capture=capture,
             deterministic=deterministic, cross_validate=folds > 0, wandb=wandb, tensorboard=tensorboard,
             overwrite=overwrite, checkpoint_seconds=60 * checkpoint_minutes, command=command,
-            trust_code=bool(model),  # given here, it is the user's own
+            trust_code=trust_code, trusted=(model, augmentation or ""),
         )  # fmt: skip
         return finish(job, shown, quiet=quiet)
 
@@ -404,9 +408,9 @@ def finish(job: "Job", shown: Display, *, quiet: bool) -> Run:
         except Stopped:
             again = f"Stopped; everything is saved. Go on with cifar.resume({str(job.folder)!r})."
             raise KeyboardInterrupt(again) from None
-    if job.cross_validate and not quiet:
-        display.crossval(result, job.folder)
-    return Run(job.folder, trust_code=job.trust_code)
+        if job.cross_validate and not quiet:
+            display.crossval(result, job.folder)
+        return Run(job.folder, trust_code=ready.trust_code)
 
 
 def opened(data: str, *, quiet: bool) -> "Dataset":

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,19 @@ class Linear(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         logits: Tensor = self.head(pixels.mean(dim=(2, 3)))
         return logits
+
+
+def noisy(pixels: Tensor) -> Tensor:
+    """An augmentation of one's own, which draws from PyTorch's and NumPy's generators."""
+    return pixels + 0.1 * torch.randn_like(pixels) + float(np.random.uniform(-0.1, 0.1))
+
+
+def halved(pixels: Tensor) -> Tensor:
+    return pixels[:, :, ::2, ::2]
+
+
+def failing(pixels: Tensor) -> Tensor:
+    raise KeyError(pixels.shape)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +163,37 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     assert run_recipe(run.folder) == recipe
     with pytest.raises(InputError, match="no_such"):
         cifar.recipe("resnet", no_such=1)
+
+
+def test_an_augmentation_of_ones_own_is_a_function(tmp_path: Path, run: cifar.Run) -> None:
+    def weights(run: cifar.Run) -> bytes:
+        return (run.folder / "model.safetensors").read_bytes()
+
+    common = {"batch_size": 100, "lr": 1e-3, "data": "sample", "device": "cpu", "quiet": True}
+    augmented = cifar.train("cnn", epochs=2, augment=noisy, folder=tmp_path / "run", **common)  # type: ignore[arg-type]
+    assert augmented.recipe.augment.own_augmentation == f"{__name__}:noisy"
+    assert weights(augmented) != weights(run)
+    # Its draws are resumed: two epochs in two parts are two epochs.
+    short = cifar.train("cnn", epochs=1, augment=noisy, folder=tmp_path / "short", **common)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"The augmentation is .*:noisy"):
+        cifar.resume(short.folder, epochs=2, device="cpu", quiet=True)
+    longer = cifar.resume(short.folder, epochs=2, device="cpu", quiet=True, trust_code=True)
+    constant = longer.recipe.schedule.kind == "constant"
+    assert constant, "or else the rates of the first epoch differ"
+    assert weights(longer) == weights(augmented)
+    # Whoever only predicts needs not the function.
+    assert len(cifar.load_model(short.folder, device="cpu").predict(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))) == 1
+
+
+@pytest.mark.parametrize(
+    "function, words", [(halved, r"gives torch.float32 \[2, 3, 16, 16\]"), (failing, "fails with KeyError")]
+)
+def test_an_augmentation_that_cannot_be_used_is_refused_before_anything_is_written(
+    function: Callable[[Tensor], Tensor], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        cifar.train("cnn", epochs=1, augment=function, data="sample", folder=tmp_path / "run", device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_lists_and_data() -> None:

@@ -120,6 +120,7 @@ def train(
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
     from cifar.pipeline.job import Job, check_new_folder, default_folder, job_to_resume
 
+    typed: list[str] = []
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
         numbers = (batch_size, seed, folds, train_blocks)
@@ -131,7 +132,7 @@ def train(
             )
         job = job_to_resume(resume, changes=changeable)
     else:
-        from cifar.recipes.choice import choose_recipe, frozen
+        from cifar.recipes.choice import choose_recipe, frozen, own_code
 
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
@@ -147,12 +148,16 @@ def train(
         folder = save_folder or default_folder(model or recipe)
         if not dry_run:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
+        # What was typed here is the user's own; what only a file names is not.
+        typed = [
+            name for name in own_code(chosen) if name == model or any(name in setting for setting in settings or ())
+        ]
         job = Job(chosen, folder, cross_validate=cross_validate or folds is not None, overwrite=overwrite)
     job = replace(
         job, data=data or job.data, device=device, kernels=kernels or job.kernels, compile=compile or job.compile,
         capture=capture, deterministic=deterministic or job.deterministic, wandb=wandb, tensorboard=tensorboard,
         checkpoint_seconds=60 * checkpoint_minutes, command=hidden(shlex.join(["cifar", *context.obj])),
-        trust_code=trust_code or bool(model),  # typed here, it is the user's own
+        trust_code=trust_code, trusted=tuple(typed),
     )  # fmt: skip
     if dry_run:
         show_plan(job)
@@ -171,9 +176,9 @@ def train_job(job: "Job") -> None:
     named = ":" in job.recipe.model  # may yet be refused
     if not named:
         display.say(first_line(job.recipe, job.folder))  # at once: PyTorch takes a second
-    from cifar.models.own import is_own
     from cifar.pipeline.job import Stopped
     from cifar.pipeline.start import prepared, run_job
+    from cifar.recipes.choice import own_code
     from cifar.runs import is_run
 
     with prepared(job) as ready:
@@ -183,7 +188,7 @@ def train_job(job: "Job") -> None:
         with timed(timing, "data"):
             dataset = open_data(job.data)
         program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
-        resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * is_own(job.recipe.model)
+        resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * bool(own_code(job.recipe))
         with display.TerminalDisplay() as shown:
             try:
                 result = run_job(replace(ready, timing=timing), dataset, display=shown)
@@ -208,7 +213,10 @@ def show_plan(job: "Job") -> None:
 
     recipe, device = job.recipe, choose_device(job.device)
     parameters = sum(
-        parameter.numel() for parameter in build_model(recipe, pretrained=False, trust_code=job.trust_code).parameters()
+        parameter.numel()
+        for parameter in build_model(
+            recipe, pretrained=False, trust_code=job.trust_code or recipe.model in job.trusted
+        ).parameters()
     )
     with using(job.kernels) if job.kernels else contextlib.nullcontext():
         precision, precision_remark = precision_of(recipe, device=device)

@@ -17,7 +17,7 @@ from cifar.errors import InputError
 from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
 from cifar.models.matching import load_matching
-from cifar.models.own import call_factory, check_trust, find_factory, is_own
+from cifar.models.own import call_factory, check_trust, find_function
 from cifar.models.pretrained import SIDE, Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
 from cifar.models.speednet import SpeedNet, speednet, speednet_large, speednet_narrow
@@ -25,7 +25,7 @@ from cifar.models.trial import check_contract, check_training
 from cifar.models.vit import vit, vit_large, vit_medium, vit_patch, vit_tiny
 from cifar.models.weights import read_weights
 from cifar.recipes import Network, Recipe
-from cifar.recipes.names import check_name
+from cifar.recipes.names import check_name, is_own
 
 FACTORIES: dict[str, Callable[..., nn.Module]] = {  # by the names in `cifar.recipes.names`
     "cnn": cnn,
@@ -114,7 +114,7 @@ def factory_of(recipe: Recipe, *, pretrained: bool, trust_code: bool) -> Callabl
         return FACTORIES[name]
     if is_own(name):
         check_trust(name, trust_code=trust_code)
-        return find_factory(name)
+        return find_function(name)
     of_timm = name.partition(":")[2]
     # Without weights it starts at random: then nothing is known of a size or of statistics that it expects.
     known = bool(recipe.network.weights)

@@ -1,4 +1,4 @@
-"""Networks that users bring: the function behind "package.module:function", imported only when they say so."""
+"""What users bring: the function behind "package.module:function", imported only when they say so."""
 
 import difflib
 import importlib
@@ -15,24 +15,20 @@ from cifar.models.repair import repair_torchvision
 from cifar.models.weights import first_line
 
 
-def is_own(name: str) -> bool:
-    """Whether a network's name stands for a function of the user's."""
-    return ":" in name and not name.startswith("timm:")
-
-
-def check_trust(name: str, *, trust_code: bool) -> None:
+def check_trust(name: str, *, trust_code: bool, what: str = "network") -> None:
     """Refuse to import a function that only a file names.
 
     Args:
         name: "package.module:function".
         trust_code: whether the person who started the program named it, or said that it may be run.
+        what: it is, for the error.
 
     Raises:
         InputError: it is not trusted; names the flag.
     """
     if not trust_code:
         raise InputError(
-            f"The network is {name}, so loading it would import and run that code: if you trust it, give --trust-code "
+            f"The {what} is {name}, so loading it would import and run that code: if you trust it, give --trust-code "
             "(in Python, trust_code=True)."
         )
 
@@ -54,7 +50,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{module}:{name}"
 
 
-def find_factory(name: str) -> Callable[..., Any]:
+def find_function(name: str) -> Callable[..., Any]:
     """The user's function behind "package.module:function"; modules in the current folder are found too.
 
     Raises:
@@ -77,21 +73,21 @@ def find_factory(name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(attribute, dir(module), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(f"{name}: {module_name} has no {attribute!r}.{hint}")
-    factory = getattr(module, attribute)
-    if not callable(factory):
-        raise InputError(f"{name}: {attribute} is a {type(factory).__name__}, not a function that returns a network.")
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise InputError(f"{name}: {attribute} is a {type(function).__name__}, not a function.")
     try:
-        inspect.signature(factory)
+        inspect.signature(function)
     except (ValueError, TypeError):  # some of those written in C have none
         raise InputError(f"{name} does not tell its arguments: name a function that is written in Python.") from None
-    return factory  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def call_factory(factory: Callable[..., Any], options: Mapping[str, object], *, name: str) -> Any:
     """What the user's function returns, called in the current folder.
 
     Args:
-        factory: of `find_factory`.
+        factory: of `find_function`.
         options: of the recipe, that it takes.
         name: "package.module:function", for the error.
 

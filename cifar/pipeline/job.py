@@ -38,7 +38,8 @@ class Job:
         overwrite: replace what the folder holds, once nothing can be refused any more.
         checkpoint_seconds: between two checkpoints within an epoch; 0 is none.
         command: what was typed, for the record.
-        trust_code: the user's function that the recipe names may be imported and run.
+        trust_code: the user's functions that the recipe names may be imported and run.
+        trusted: the names of those that may be in any case, since they were given with this job.
         timing: seconds that were spent before, as of summary.json.
     """
 
@@ -58,6 +59,7 @@ class Job:
     checkpoint_seconds: float = 300.0
     command: str = ""
     trust_code: bool = False
+    trusted: tuple[str, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -9,10 +9,12 @@ from cifar.data.cifar10 import Dataset
 from cifar.kernels.build import using
 from cifar.machine import choose_device, flush_denormals, keep_compiled, start_gpu
 from cifar.models import build_model
-from cifar.models.own import check_trust, is_own
+from cifar.models.own import check_trust
 from cifar.pipeline.folds import run_folds
 from cifar.pipeline.job import Job
 from cifar.pipeline.run import run_one
+from cifar.recipes.choice import own_code
+from cifar.training.augment import try_augmentation
 from cifar.training.display import Display
 
 
@@ -32,14 +34,18 @@ def prepared(job: Job) -> Iterator[Job]:
         if job.compile:
             keep_compiled()
         job = replace(job, device=choose_device(job.device))
-        if is_own(job.recipe.model):
-            check_trust(job.recipe.model, trust_code=job.trust_code)
+        own, augmentation = own_code(job.recipe), job.recipe.augment.own_augmentation
+        for name in own:
+            what = "augmentation" if name == augmentation else "network"
+            check_trust(name, trust_code=job.trust_code or name in job.trusted, what=what)
         start_gpu(job.device, deterministic=job.deterministic)
         flush_denormals()  # before the network is built: PyTorch's threads inherit the mode
         if not job.resume:
             # Now, so that a wrong name or weights that cannot be had leave nothing behind.
-            build_model(job.recipe, for_training=True, trust_code=job.trust_code)
-        yield job
+            build_model(job.recipe, for_training=True, trust_code=True)
+            if augmentation:
+                try_augmentation(augmentation)
+        yield replace(job, trust_code=True) if own else job
 
 
 def run_job(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cifar.errors import InputError
 from cifar.recipes import RECIPES, Recipe, recipe_for
-from cifar.recipes.names import check_name
+from cifar.recipes.names import check_name, is_own
 from cifar.recipes.text import read_recipe, with_fields
 from cifar.recipes.unused import typed_recipe
 
@@ -45,7 +45,21 @@ def choose_recipe(
     return typed_recipe(chosen, settings, {name: value for name, value in fields.items() if value is not None})
 
 
+def own_code(recipe: Recipe) -> list[str]:
+    """The names of the user's functions that a training by this recipe imports and runs."""
+    model, augmentation = recipe.model, recipe.augment.own_augmentation
+    return [model] * is_own(model) + [augmentation] * bool(augmentation)
+
+
 def frozen(recipe: Recipe, train_blocks: int) -> Recipe:
     """The recipe with only the head and the last blocks trained, and no augmentation: activations are computed once."""
-    off = {"crop_padding": 0, "flip": 0.0, "brightness": 0.0, "contrast": 0.0, "mixup": 0.0, "cutmix": 0.0}
+    off: dict[str, object] = {
+        "crop_padding": 0,
+        "flip": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+    }
+    off["own_augmentation"] = ""
     return with_fields(recipe, train_blocks=train_blocks, **off)

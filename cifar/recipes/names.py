@@ -29,3 +29,8 @@ def check_name(name: str, *, also: Iterable[str] = ()) -> None:
     raise InputError(
         f"There is no model {name!r}.{hint} Choose from {', '.join(valid)}, timm:NAME or package.module:function."
     )
+
+
+def is_own(name: str) -> bool:
+    """Whether a network's name stands for a function of the user's."""
+    return ":" in name and not name.startswith("timm:")

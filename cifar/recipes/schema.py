@@ -132,6 +132,9 @@ class Augment:
         mixup, cutmix: alpha of the Beta distribution that draws lambda; 0 is off; both alternate at random.
         early_image_size, early_epochs: side in pixels that images are resized to in the first epochs, and how many
             these are; 0 is none.
+        own_augmentation: "package.module:function" of one's own, which changes a batch's pixels after all of these:
+            float [N, 3, H, W] on the device to the same shape; PyTorch's, NumPy's and Python's generators are seeded
+            and resumed; "" is none.
     """
 
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 0
@@ -144,11 +147,17 @@ class Augment:
     cutmix: Alpha = 0.0
     early_image_size: Pixels = 0
     early_epochs: Epochs = 0
+    own_augmentation: Annotated[str, Field(pattern=r"^(.+:.+)?$")] = ""
 
     @property
     def changes_images(self) -> bool:
         """Whether an image can look different from epoch to epoch."""
-        return any((self.crop_padding, self.flip, self.brightness, self.contrast, self.mixup, self.cutmix))
+        return any(
+            (
+                self.crop_padding, self.flip, self.brightness, self.contrast, self.mixup, self.cutmix,
+                self.own_augmentation,
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -240,8 +249,8 @@ class Recipe:
         if frozen and augment.changes_images:
             raise ValueError(
                 "train_blocks computes the frozen part once for every image, so images cannot change from epoch to "
-                "epoch: set crop_padding, flip, brightness, contrast, mixup and cutmix to 0, as --freeze and "
-                "--train-blocks do."
+                "epoch: set crop_padding, flip, brightness, contrast, mixup and cutmix to 0 and leave own_augmentation "
+                "out, as --freeze and --train-blocks do."
             )
         if frozen and augment.early_epochs:
             raise ValueError(f"early_epochs is {augment.early_epochs}: it must be 0 with train_blocks.")

@@ -4,13 +4,18 @@ Randomness is drawn first (`draw_*`, from an explicit CPU generator, so that eve
 applied by pure functions (`crop_and_flip`, `gather_crops`, `jitter`, `mix`). Both ends of every probability are exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Generator, Tensor
 
 from cifar.data.batches import draw_order, take, to_pixels
 from cifar.data.split import Split
+from cifar.errors import InputError
+from cifar.machine import is_out_of_memory
+from cifar.models.own import find_function
+from cifar.models.weights import first_line
+from cifar.randomness import generators_kept
 from cifar.recipes.schema import Augment
 
 # What `draw_augmentation` draws for a batch as a whole; everything else has a row for each image.
@@ -91,6 +96,50 @@ def augment(
         return pixels, labels, labels, None
     pixels = mix(pixels, drawn["partners"], drawn["blend"], drawn["box"])
     return pixels, labels, labels.index_select(0, drawn["partners"]), drawn["label_weights"]
+
+
+def try_augmentation(name: str) -> None:
+    """Refuse a function of the user's that fails or breaks the contract, before anything is trained.
+
+    Args:
+        name: "package.module:function".
+
+    Raises:
+        InputError: as `find_function` and `own_augmentation`.
+    """
+    with generators_kept():
+        own_augmentation(name)(torch.rand(2, 3, 32, 32))
+
+
+def own_augmentation(name: str) -> Callable[[Tensor], Tensor]:
+    """A function of the user's, from a batch's pixels to those to train on, checked whenever it is called.
+
+    Args:
+        name: "package.module:function".
+
+    Raises:
+        InputError: it cannot be imported; or, when called, it fails, or gives anything but pixels of the same shape,
+            type and device.
+    """
+    function = find_function(name)
+
+    def change(pixels: Tensor) -> Tensor:
+        try:
+            changed = function(pixels)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"{name} fails with {type(error).__name__}: {first_line(error)}") from error
+        wanted = (pixels.shape, pixels.dtype, pixels.device)
+        if not isinstance(changed, Tensor) or (changed.shape, changed.dtype, changed.device) != wanted:
+            given = f"{changed.dtype} {list(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
+            raise InputError(
+                f"{name} gives {given} for pixels {pixels.dtype} {list(pixels.shape)}: it must return pixels of the "
+                "same shape, type and device."
+            )
+        return changed
+
+    return change
 
 
 def draw_offsets(num_images: int, *, most: int, generator: Generator) -> Tensor:

@@ -152,8 +152,10 @@ def to_device(table: Tensor, device: torch.device) -> Tensor:
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
-def obstacle(*, precision: str, skip_bad_steps: int) -> str:
+def obstacle(*, precision: str, skip_bad_steps: int, own_augmentation: str) -> str:
     """Why steps cannot be captured, or ""."""
+    if own_augmentation:
+        return f"{own_augmentation} may draw numbers that a graph would repeat"
     if precision == "fp16":
         return "in fp16 every gradient is looked at"
     return "with skip_bad_steps every loss is looked at" if skip_bad_steps else ""

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar.data.batches import last_batch_remark, num_batches, to_device
 from cifar.data.split import Split
@@ -23,7 +23,7 @@ from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
 from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
-from cifar.training.augment import augment
+from cifar.training.augment import augment, own_augmentation
 from cifar.training.capture import Rows, Steps, obstacle
 from cifar.training.display import Display
 from cifar.training.divergence import diverged
@@ -118,10 +118,18 @@ def train(
     state.totals = state.totals.to(device, torch.float32 if device == "mps" else torch.float64)
     image_size, static = 0, device != "cpu"
 
-    def take_step(rows: Rows) -> None:
-        run_step(recipe, state, model, training, rows, precision=precision, image_size=image_size, static=static)
+    name = recipe.augment.own_augmentation
+    change = own_augmentation(name) if name else None
 
-    why_not = obstacle(precision=precision, skip_bad_steps=recipe.skip_bad_steps)
+    def take_step(rows: Rows) -> None:
+        run_step(
+            recipe, state, model, training, rows, precision=precision, image_size=image_size, static=static,
+            change=change,
+        )  # fmt: skip
+
+    why_not = obstacle(
+        precision=precision, skip_bad_steps=recipe.skip_bad_steps, own_augmentation=recipe.augment.own_augmentation
+    )
     capture = capture and on_gpu
     if capture and why_not:
         display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
@@ -201,6 +209,7 @@ def run_step(
     precision: str,
     image_size: int,
     static: bool,
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Augment a batch, update the weights and their average, and add to the sums of the epoch.
 
@@ -215,6 +224,7 @@ def run_step(
         precision: as the device has it.
         image_size: side in pixels that images are resized to; 0 leaves them alone.
         static: whether it is for a GPU.
+        change: augmentation of the user's own, of the pixels.
 
     Raises:
         FloatingPointError, WorldError: as `training_step`.
@@ -223,6 +233,8 @@ def run_step(
     batch = augment(training, rows, recipe.augment, static=static)
     if image_size:
         batch = (resize(batch[0], image_size), *batch[1:])
+    if change:
+        batch = (change(batch[0]), *batch[1:])
     loss, logits = training_step(
         model,
         state.optimiser,

@@ -17,7 +17,7 @@ from cifar import load_model
 from cifar.cli import app, run_app
 from cifar.errors import InputError
 from cifar.models import build_model
-from cifar.recipes import recipe_for
+from cifar.recipes import recipe_for, to_json, with_fields
 from cifar.runs import load_network, write_files
 from cifar.serving.export import export_folder, export_onnx
 from cifar.serving.images import SIDE
@@ -82,6 +82,16 @@ def test_a_recipe_from_a_stranger_runs_nothing(verb: str, run: Path, capsys: pyt
     assert "Traceback" not in said
     assert "The network is evil_package.nets:net" in said
     assert "give --trust-code" in said
+    assert not (run.parent / "new").exists()
+
+
+def test_an_augmentation_from_a_stranger_runs_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even where the network is typed."""
+    recipe = with_fields(recipe_for("cnn"), own_augmentation="evil_package.nets:net")
+    (run / "recipe.json").write_text(to_json(recipe))
+    assert run_app(app, [*VERBS["recipe"], "-m", "cnn"], program="cifar") == 2
+    assert "The augmentation is evil_package.nets:net" in capsys.readouterr().err
+    assert not (run.parent / "ran").exists()
     assert not (run.parent / "new").exists()
 
 

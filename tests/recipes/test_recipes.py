@@ -70,6 +70,7 @@ SPECIAL: dict[str, object] = {
     "fold": 0,
     "nesterov": False,
     "decay_all": False,
+    "own_augmentation": "mine:noise",
 }
 TOGETHER = {"early_image_size": ["early_epochs=2"], "early_epochs": ["early_image_size=32"]}
 
