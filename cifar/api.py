@@ -373,6 +373,32 @@ def load_data(data: str | Path = "", *, split: str = "train", quiet: bool = Fals
     return load(opened(str(data), quiet=quiet), split)
 
 
+def compare(*runs: Run | str | Path, split: str = "test", tta: str = "", seed: int = 0) -> dict[str, Any]:
+    """Compare runs on the same images, from the predictions in their folders: no new test evaluation.
+
+    Args:
+        runs: two or more, tested.
+        split: test, or validation after `Run.evaluate(split="validation")`.
+        tta: none, mirror or shift; "" is each run's recipe's.
+        seed: of the bootstraps.
+
+    Returns:
+        what `cifar compare --json` prints: under "conclusions" sentences; under "pairs" differences with intervals,
+        McNemar's p and agreement; under "recipes" means over seeds.
+
+    Raises:
+        InputError: fewer than two runs, or runs whose images are not the same.
+        WorldError: a file is damaged.
+    """
+    from cifar.evaluation.comparison import compare_runs
+    from cifar.reporting.records import read_evaluated_runs
+
+    if len(runs) < 2:
+        raise InputError("Name two runs or more to compare.")
+    folders = [run.folder if isinstance(run, Run) else Path(run) for run in runs]
+    return compare_runs(read_evaluated_runs(folders, split=split, views=tta), seed=seed)
+
+
 def recipe(name: str, **fields: object) -> Recipe:
     """A recipe by its name or its network's, with fields changed: `recipe("resnet", lr=0.05, epochs=30)`.
 

@@ -196,6 +196,16 @@ def test_an_augmentation_that_cannot_be_used_is_refused_before_anything_is_writt
     assert not (tmp_path / "run").exists()
 
 
+def test_runs_are_compared(run: cifar.Run, tmp_path: Path) -> None:
+    other = cifar.train("cnn", epochs=1, lr=1e-3, data="sample", folder=tmp_path / "other", device="cpu", quiet=True)
+    result = cifar.compare(run, str(other.folder))
+    (pair,) = result["pairs"]
+    assert pair["difference"] == pytest.approx((run.accuracy or 0) - (other.accuracy or 0))
+    assert result["conclusions"]
+    with pytest.raises(InputError, match="two runs"):
+        cifar.compare(run)
+
+
 def test_lists_and_data() -> None:
     assert {"cnn", "resnet", "vit", "previt"} <= set(cifar.list_recipes())
     assert all(cifar.recipe(name) for name in cifar.list_recipes())

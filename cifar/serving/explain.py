@@ -4,6 +4,7 @@ Both are hints, not proof: each `Method` says what its picture shows and what it
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -220,7 +221,9 @@ def grad_cam(network: nn.Module, layer: nn.Module, pixels: Tensor, *, label: int
         WorldError: captum is absent.
     """
     try:
-        from captum.attr import LayerGradCam
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # captum's tqdm wants ipywidgets in a notebook; no bar of it is shown
+            from captum.attr import LayerGradCam
     except ImportError:
         raise WorldError('Grad-CAM needs the package captum: pip install "cifar[explain]".') from None
     given: list[object] = []
