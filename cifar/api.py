@@ -334,7 +334,8 @@ def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -
     """The trained network of a run, to use: `load_model("runs/mine").predict("cat.jpg").names`.
 
     Args:
-        run: a run's folder, or one that `cifar export --format safetensors` wrote.
+        run: a run's folder, or one that `cifar export --format safetensors` wrote; an ONNX file of `cifar export`; a
+            recorded run that ships with this package, such as "resnet"; or "owner/name" on the Hugging Face hub.
         device: cpu, mps or cuda; "" is the best there is.
         trust_code: import and run the user's functions, if the recipe names some.
 
@@ -342,9 +343,9 @@ def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -
         a `cifar.serving.classifier.Classifier`, whose `predict` takes paths, pictures of Pillow, arrays and tensors.
 
     Raises:
-        InputError: no such folder, the folder of a cross-validation, a device that is absent, or code that is not
+        InputError: nothing of that name, the folder of a cross-validation, a device that is absent, or code that is not
             trusted.
-        WorldError: the weights are absent, damaged or of another network.
+        WorldError: the weights cannot be had, are damaged or of another network.
     """
     from cifar.serving.classifier import load_model
 

@@ -12,7 +12,12 @@ from cifar.errors import InputError
 
 @app.command()
 def explain(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A run's folder, an exported one, a recorded run such as resnet, or owner/name on the hub."
+        ),
+    ],
     file: Annotated[Path, typer.Argument(help="An image file of any size.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The PNG to write; default NAME-explained.png here.")

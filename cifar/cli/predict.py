@@ -23,7 +23,12 @@ MAX_LIST = 64 * 2**20  # bytes on standard input: half a million paths
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one of `cifar export --format safetensors`.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A run's folder, an exported one, a recorded run such as resnet, or owner/name on the hub."
+        ),
+    ],
     files: Annotated[
         list[str],
         typer.Argument(

@@ -15,9 +15,11 @@ from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.predict import chosen_views, predict
 from cifar.machine import choose_device
-from cifar.recipes import Recipe
+from cifar.recipes import Recipe, from_mapping
 from cifar.runs import CROSSVAL, WEIGHTS, data_of_run, load_network, run_recipe
 from cifar.serving.images import SIDE, Source, read_image
+from cifar.serving.onnx_file import OnnxNetwork, read_metadata
+from cifar.serving.sources import find_run
 
 if TYPE_CHECKING:
     from cifar.serving.explain import Explanation
@@ -163,19 +165,22 @@ class Classifier:
 
 
 def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -> Classifier:
-    """Load the trained network of a run.
+    """Load a trained network.
 
     Args:
-        run: a run's folder, or one that `cifar export --format safetensors` wrote.
+        run: a run's folder, or one that `cifar export --format safetensors` wrote; an ONNX file of `cifar export`,
+            which onnxruntime computes on the CPU; a recorded run, such as "resnet"; or "owner/name" on the hub.
         device: cpu, mps or cuda; "" is the best available.
         trust_code: import and run the user's function, if the recipe names one.
 
     Raises:
-        InputError: no such folder, the folder of a cross-validation, a device that is not available, or code that is
-            not trusted.
-        WorldError: the weights are absent, damaged, not finite or of another network.
+        InputError: nothing of that name, the folder of a cross-validation, a device that is not available, or code that
+            is not trusted.
+        WorldError: the weights cannot be had, are damaged, not finite or of another network.
     """
-    folder = Path(run).expanduser()
+    folder = find_run(run)
+    if folder.suffix == ".onnx":
+        return load_onnx(folder)
     if (folder / CROSSVAL).exists():
         raise InputError(f"{folder} holds a cross-validation: name one of its folds, such as {folder / 'fold-0'}.")
     recipe = run_recipe(folder)
@@ -183,6 +188,23 @@ def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -
     for parameter in network.parameters():
         check_finite(parameter, of=f"{folder / WEIGHTS}")
     return Classifier(network, recipe, choose_device(device), data_of_run(folder)["data"])
+
+
+def load_onnx(path: Path) -> Classifier:
+    """The network in an ONNX file of `cifar export`.
+
+    Raises:
+        WorldError: it cannot be read, or is no such file.
+    """
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise WorldError(f"{path} cannot be read ({error.strerror}).") from None
+    metadata = read_metadata(model)
+    if not isinstance(metadata.get("recipe"), dict):
+        raise WorldError(f"{path} holds no recipe: only ONNX files of `cifar export` can be loaded.")
+    recipe = from_mapping(metadata["recipe"], origin=str(path))
+    return Classifier(OnnxNetwork(model), recipe, "cpu", str(metadata.get("data", "")))
 
 
 def check_finite(values: Tensor, *, of: str) -> None:

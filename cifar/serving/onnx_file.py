@@ -34,6 +34,22 @@ class ProbabilityNetwork(nn.Module):
         return probs  # [N, 10]
 
 
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10], by onnxruntime on the CPU.
+
+    Args:
+        model: the file, which gives probabilities; their logarithms are the logits.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        super().__init__()
+        self.session = open_session(model)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        probs = run_session(self.session, (pixels * 255).round().to(torch.uint8))
+        return probs.log()
+
+
 def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str]) -> bytes:
     """Convert a network to an ONNX file: `images` [N, 3, 32, 32] to `probs` float32 [N, 10], for any N.
 
