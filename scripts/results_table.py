@@ -1,10 +1,17 @@
-"""Write the README's tables from what results/* hold: `python scripts/results_table.py`."""
+"""Write the README's tables, and that of `cifar models`, from what results/* hold.
+
+python scripts/results_table.py
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from cifar.models import build_model
+from cifar.recipes import recipe_for
+
 ROOT = Path(__file__).parent.parent
+RECORDED = "cifar/recipes/recorded.json"
 HEAD = (
     "| run | test accuracy | 95% interval | seed | epochs | training time | machine | command |\n"
     "|---|---|---|---|---|---|---|---|\n"
@@ -165,6 +172,43 @@ def row_of_gpu(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
+def recorded_models(results: Path) -> list[dict[str, Any]]:
+    """What `cifar models` shows of each recorded recipe, JSON-ready, the most accurate first.
+
+    Cross-validations are left out, and so is a single run of a recipe that the speed runs measure with several seeds.
+    """
+    rows = {}
+    for path in results.glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        _, found, rest = summary["command"].partition("-m ")
+        assert found, summary["command"]
+        rows[rest.split()[0]] = {
+            "accuracy": summary["test_accuracy"], "interval": summary["test_interval"], "seeds": 1,
+            "tta": summary["recipe"].get("views", "none"), "parameters": summary["parameters"],
+            "minutes": round(summary["seconds"] / 60, 1), "machine": hardware(summary["machine"]),
+            "run": path.parent.name, "weights": (path.parent / "model.safetensors").exists(),
+        }  # fmt: skip
+    table = results / "speednet" / "table.json"
+    recorded = json.loads(table.read_text())["cpus"] if table.exists() else {}
+    for kind in recorded.values():
+        for name in ("speednet", "speednet-quick", "speednet-95"):
+            figures = kind["recipes"].get(name)
+            former = rows.get(name, {"seeds": 0, "run": "speednet", "weights": False})
+            if figures is None or figures["seeds"] < former["seeds"]:
+                continue
+            rows[name] = former | {
+                "accuracy": figures["mean_accuracy"], "interval": figures["interval"], "seeds": figures["seeds"],
+                "tta": "shift", "parameters": parameters_of(name), "minutes": round(figures["seconds"] / 60, 1),
+                "machine": hardware(kind["machine"]),
+            }  # fmt: skip
+    return sorted(({"recipe": name} | row for name, row in rows.items()), key=lambda row: -row["accuracy"])
+
+
+def parameters_of(name: str) -> int:
+    """The number of parameters of a recipe's network."""
+    return sum(parameter.numel() for parameter in build_model(recipe_for(name)).parameters())
+
+
 def number(value: float | None) -> str:
     """A figure in as many digits as it deserves; "" where there is none."""
     if value is None:
@@ -191,3 +235,4 @@ def with_tables(text: str, results: Path) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(with_tables(readme.read_text(), ROOT / "results"))
+    (ROOT / RECORDED).write_text(json.dumps(recorded_models(ROOT / "results"), indent=2) + "\n")

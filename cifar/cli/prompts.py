@@ -2,8 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cifar.recipes import RECIPES, recipe_for
+from cifar.recipes.recorded import RECOMMENDED, summary_line
+
+if TYPE_CHECKING:
+    import questionary
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ def ask(*, devices: list[str], default_folder: Callable[[str], str]) -> Answers 
     """
     import questionary
 
-    name = questionary.select("Model", choices=list(RECIPES), default="cnn").ask()
+    name = questionary.select("Model", choices=[choice(name) for name in RECIPES], default=RECOMMENDED).ask()
     if name is None:
         return None
     recipe = recipe_for(name)
@@ -58,6 +63,14 @@ def ask(*, devices: list[str], default_folder: Callable[[str], str]) -> Answers 
         wandb=answers["wandb"],
         save_folder=answers["save_folder"].strip() or default_folder(name),
     )
+
+
+def choice(name: str) -> "questionary.Choice":
+    """A recipe in the menu, with what its recorded run reached."""
+    import questionary
+
+    hint = "  ← start here" if name == RECOMMENDED else ""
+    return questionary.Choice(f"{name:<19}{summary_line(name)}{hint}".rstrip(), value=name)
 
 
 def positive(kind: type[int] | type[float]) -> Callable[[str], bool | str]:

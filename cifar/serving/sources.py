@@ -5,10 +5,11 @@ from pathlib import Path
 
 from cifar.errors import InputError, WorldError
 from cifar.models.weights import ask_hub, first_line
+from cifar.recipes.recorded import recorded
 from cifar.runs import EXPORT, RECIPE, SUMMARY, WEIGHTS
 
-# Recorded runs by the name of their recipe; the weights of others were not kept, or are too large to ship.
-RECORDED = {"cnn": "cnn", "resnet": "resnet", "resnet-better": "resnet-better", "speednet-quick": "quick"}
+# Recorded runs whose weights come with this package, by recipe: the folder in results/.
+RECORDED = {row.recipe: row.run for row in recorded().values() if row.weights}
 PACKAGE = Path(__file__).parent.parent
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 
@@ -31,6 +32,8 @@ def find_run(name: str | Path) -> Path:
         return recorded_run(str(name))
     if HUB_NAME.fullmatch(str(name)) and not Path(str(name).partition("/")[0]).exists():
         return fetch_run(str(name))
+    if str(name) in recorded():
+        raise InputError(f"The weights of the recorded run of {name} were not kept: train it with -m {name}.")
     raise InputError(
         f"There is no run {name}: name a run's folder, a recorded run ({', '.join(RECORDED)}), owner/name on the "
         "Hugging Face hub, or an ONNX file of `cifar export`."
