@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cifar.evaluation.comparison import EvaluatedRun
 
 
-@app.command()
+@app.command(rich_help_panel="Understand")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs.")],
     with_published: Annotated[
@@ -25,7 +25,9 @@ def compare(
     split: Annotated[str, typer.Option("--split", help="test, or validation after `cifar evaluate --split`.")] = "test",
     tta: Annotated[str, typer.Option("--tta", help="none, mirror or shift; default: each run's recipe.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstraps.")] = 0,
-    save: Annotated[Path | None, typer.Option("--save", help="Also write the same JSON to this file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("-o", "--output", "--save", help="Also write the same JSON to this file.")
+    ] = None,
 ) -> None:
     """Compare runs on the same images: paired difference with interval, McNemar, agreement; seeds and recipes.
 
@@ -39,7 +41,7 @@ def compare(
     if len(runs) < 2 and not with_published:
         raise InputError("Name two runs or more to compare, or one with --published.")
     if save and (save.is_dir() or not save.parent.is_dir()):
-        raise InputError(f"--save {save} is no file that can be written: name one in a folder that exists.")
+        raise InputError(f"--output {save} is no file that can be written: name one in a folder that exists.")
     check_split(split)
     check_views(tta)
     evaluated_runs = read_evaluated_runs(runs, split=split, views=tta)

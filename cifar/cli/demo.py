@@ -13,7 +13,7 @@ from cifar.cli.terminal import Ended, end, once
 from cifar.errors import InputError
 
 
-@app.command()
+@app.command(rich_help_panel="Use")
 def demo(
     runs: Annotated[list[Path], typer.Argument(help="A run's folder; or two, to see them side by side.")],
     host: Annotated[

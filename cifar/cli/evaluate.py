@@ -15,7 +15,7 @@ from cifar.errors import InputError
 from cifar.machine import choose_device
 
 
-@app.command()
+@app.command(rich_help_panel="Understand")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",

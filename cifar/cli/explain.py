@@ -10,7 +10,7 @@ from cifar.cli.app import Device, TrustCode, app
 from cifar.errors import InputError
 
 
-@app.command()
+@app.command(rich_help_panel="Understand")
 def explain(
     run: Annotated[
         Path,

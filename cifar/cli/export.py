@@ -11,14 +11,14 @@ from cifar.cli.app import Data, TrustCode, app, open_data
 from cifar.errors import InputError
 
 
-@app.command()
+@app.command(rich_help_panel="Share")
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder, or an exported one.")],
     file_format: Annotated[
         str, typer.Option("--format", help="onnx, or safetensors: a plain folder of weights and recipe.")
     ] = "onnx",
     output: Annotated[
-        Path | None, typer.Option("--output", help="The .onnx file, or the folder; default in the run's folder.")
+        Path | None, typer.Option("-o", "--output", help="The .onnx file, or the folder; default in the run's folder.")
     ] = None,
     kind: Annotated[
         str, typer.Option("--input", help="Input of the ONNX file: float, pixels in [0, 1], or uint8, 0 to 255.")

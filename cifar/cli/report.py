@@ -10,7 +10,7 @@ from cifar.cli import display
 from cifar.cli.app import app
 
 
-@app.command()
+@app.command(rich_help_panel="Understand")
 def report(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Folders of tested runs or of cross-validations.")],

@@ -10,7 +10,7 @@ from cifar.cli.app import app
 from cifar.errors import InputError
 
 
-@app.command()
+@app.command(rich_help_panel="Share")
 def card(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[
@@ -28,7 +28,7 @@ def card(
     display.result_text(f"{path}")
 
 
-@app.command()
+@app.command(rich_help_panel="Share")
 def push(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     repository: Annotated[str, typer.Argument(help="owner/name on the hub; created if it does not exist.")],

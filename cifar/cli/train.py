@@ -21,68 +21,140 @@ if TYPE_CHECKING:
     from cifar.pipeline.job import Job
     from cifar.recipes import Recipe
 
+WHAT, RUN, HOW = "What to train", "The run", "How it is computed"
+EXAMPLES = """Examples:
+
+cifar train -m speednet-quick
+
+cifar train -m resnet -e 50 -b 128 -l 0.1 -d cuda
+
+cifar train -m resnet --set label_smoothing=0.1 --set mixup=0.2 --seed 1
+
+cifar train -m previt -c -w -s runs/folds
+
+cifar train --resume runs/folds
+"""
+
 Model = Annotated[
     str,
     typer.Option(
-        "-m", "--model", help="cnn, resnet, vit, previt, speednet, resnet56 …, timm:NAME or package.module:function."
+        "-m",
+        "--model",
+        rich_help_panel=WHAT,
+        help="cnn, resnet, vit, previt, speednet, resnet56 …, timm:NAME or package.module:function.",
     ),
 ]
-Epoch = Annotated[int | None, typer.Option("-e", "--epoch", help="Passes over the training images.")]
-BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", help="Images per step.")]
-LearningRate = Annotated[float | None, typer.Option("-l", "--learning-rate", help="Peak learning rate.")]
-CrossValidate = Annotated[bool, typer.Option("-c", "--cross-validate", help="Cross-validate on 5 folds of the 50,000.")]
-Wandb = Annotated[bool, typer.Option("-w", "--wandb", help="Log to Weights & Biases.")]
-SaveFolder = Annotated[
-    Path | None, typer.Option("-s", "--save-folder", help="The run's folder; default runs/MODEL-TIME.")
+Epoch = Annotated[
+    int | None, typer.Option("-e", "--epoch", rich_help_panel=WHAT, help="Passes over the training images.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of weights, order and augmentation.")]
-Folds = Annotated[int | None, typer.Option("--folds", help="Number of folds; implies --cross-validate.")]
+BatchSize = Annotated[int | None, typer.Option("-b", "--batch-size", rich_help_panel=WHAT, help="Images per step.")]
+LearningRate = Annotated[
+    float | None, typer.Option("-l", "--learning-rate", rich_help_panel=WHAT, help="Peak learning rate.")
+]
+CrossValidate = Annotated[
+    bool, typer.Option("-c", "--cross-validate", rich_help_panel=WHAT, help="Cross-validate on 5 folds of the 50,000.")
+]
+Wandb = Annotated[bool, typer.Option("-w", "--wandb", rich_help_panel=RUN, help="Log to Weights & Biases.")]
+SaveFolder = Annotated[
+    Path | None,
+    typer.Option("-s", "--save-folder", rich_help_panel=RUN, help="The run's folder; default runs/MODEL-TIME."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", rich_help_panel=WHAT, help="Of weights, order and augmentation.")]
+Folds = Annotated[
+    int | None, typer.Option("--folds", rich_help_panel=WHAT, help="Number of folds; implies --cross-validate.")
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="field=value or group.field=value, any field of the recipe; may be repeated."),
+    typer.Option(
+        "--set",
+        rich_help_panel=WHAT,
+        help="field=value or group.field=value, any field of the recipe; may be repeated.",
+    ),
 ]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", help="A named recipe, such as resnet-better or vit-plain, or a recipe.json.")
+    str,
+    typer.Option(
+        "--recipe", rich_help_panel=WHAT, help="A named recipe, such as resnet-better or vit-plain, or a recipe.json."
+    ),
 ]
-Freeze = Annotated[bool, typer.Option("--freeze", help="For previt: train only the head, on features computed once.")]
+Freeze = Annotated[
+    bool,
+    typer.Option("--freeze", rich_help_panel=WHAT, help="For previt: train only the head, on features computed once."),
+]
 TrainBlocks = Annotated[
     int | None,
-    typer.Option("--train-blocks", help="For previt: train only the last N blocks and the head.", metavar="N"),
+    typer.Option(
+        "--train-blocks",
+        rich_help_panel=WHAT,
+        help="For previt: train only the last N blocks and the head.",
+        metavar="N",
+    ),
 ]
 Weights = Annotated[
-    str, typer.Option("--weights", help="A file of weights to start from; for previt instead of those of the hub.")
+    str,
+    typer.Option(
+        "--weights",
+        rich_help_panel=WHAT,
+        help="A file of weights to start from; for previt instead of those of the hub.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and the plan, and stop.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=RUN, help="Print the recipe and the plan, and stop.")
+]
 Resume = Annotated[
-    Path | None, typer.Option("--resume", help="Continue the run in this folder; -l and -e change it on purpose.")
+    Path | None,
+    typer.Option(
+        "--resume", rich_help_panel=RUN, help="Continue the run in this folder; -l and -e change it on purpose."
+    ),
 ]
 CheckpointMinutes = Annotated[
     float,
     typer.Option(
-        "--checkpoint-minutes", min=0, help="Between two checkpoints within an epoch; 0: only at the ends of epochs."
+        "--checkpoint-minutes",
+        min=0,
+        rich_help_panel=RUN,
+        help="Between two checkpoints within an epoch; 0: only at the ends of epochs.",
     ),
 ]
 SkipBadSteps = Annotated[
     int | None,
     typer.Option(
-        "--skip-bad-steps", help="Leave out up to N steps whose loss is not finite, and count them.", metavar="N"
+        "--skip-bad-steps",
+        rich_help_panel=RUN,
+        help="Leave out up to N steps whose loss is not finite, and count them.",
+        metavar="N",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the save folder.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard, in the run's folder.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the network for training (torch.compile).")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace the run in the save folder.")
+]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", rich_help_panel=RUN, help="Log to TensorBoard, in the run's folder.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", rich_help_panel=HOW, help="Compile the network for training (torch.compile).")
+]
 Capture = Annotated[
-    bool, typer.Option("--capture/--no-capture", help="On a GPU: replay captured training steps (CUDA graphs).")
+    bool,
+    typer.Option(
+        "--capture/--no-capture", rich_help_panel=HOW, help="On a GPU: replay captured training steps (CUDA graphs)."
+    ),
 ]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="On a GPU: the same bits every time, also when resumed; slower.")
+    bool,
+    typer.Option(
+        "--deterministic", rich_help_panel=HOW, help="On a GPU: the same bits every time, also when resumed; slower."
+    ),
 ]
 Kernels = Annotated[
-    str, typer.Option("--kernels", help="On a CPU: native (where they can be compiled; the default) or pytorch.")
+    str,
+    typer.Option(
+        "--kernels", rich_help_panel=HOW, help="On a CPU: native (where they can be compiled; the default) or pytorch."
+    ),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel="Train", epilog=EXAMPLES)
 def train(
     context: typer.Context,
     model: Model = "",

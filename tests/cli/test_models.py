@@ -47,3 +47,9 @@ def test_the_menu_says_what_to_expect() -> None:
     assert "%" in summary_line(RECOMMENDED)
     assert " min on 2 cores" in summary_line(RECOMMENDED)
     assert summary_line("no-such-recipe") == ""
+
+
+def test_every_command_stands_in_a_group() -> None:
+    assert {command.rich_help_panel for command in app.registered_commands} == {
+        "Train", "Understand", "Use", "Share", "Measure",
+    }  # fmt: skip
