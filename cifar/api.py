@@ -247,7 +247,7 @@ def train(
         augment: a function of one's own that changes a batch's pixels, float [N, 3, 32, 32], after the recipe's
             augmentation, in training only.
         folds: cross-validate on this many; 0 is one split into training and validation images.
-        weights: a file of weights to start from.
+        weights: a file of weights, or a run's folder, to start from.
         train_blocks: of a pretrained network, train only the last blocks and the head; 0 is the head alone.
         data: a folder or archive of CIFAR-10, or "sample"; "" is the cache, or else a download.
         folder: the run's; None is runs/MODEL-TIME.

@@ -95,7 +95,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         rich_help_panel=WHAT,
-        help="A file of weights to start from; for previt instead of those of the hub.",
+        help="A file of weights, or a run's folder, to start from; for previt instead of the hub's.",
     ),
 ]
 DryRun = Annotated[

@@ -22,6 +22,8 @@ def load_matching(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str,
         InputError: the weights are of another network; names the first tensors that do not fit.
     """
     own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    if own.keys().isdisjoint(tensors) and all(key.startswith("model.") for key in tensors):  # of Lightning's modules
+        tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
     tensors = {key: value for key, value in tensors.items() if key in own or not key.endswith("num_batches_tracked")}
     head = {key for key in own.keys() & tensors.keys() if is_head(own[key], tensors[key])}
     aliases = {value.data_ptr() for key, value in own.items() if key in tensors}

@@ -51,12 +51,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of weights, by name, without the prefixes of wrappers.
 
     Args:
-        path: of a safetensors file, a state dict or a checkpoint that holds one, or an ONNX file.
+        path: of a safetensors file, a state dict or a checkpoint that holds one, an ONNX file, or a run's folder.
 
     Raises:
         InputError: the file holds something else.
         WorldError: the file is missing, damaged, or would execute code.
     """
+    if path.is_dir():
+        path = path / "model.safetensors"
     if path.suffix == ".onnx":
         return read_onnx(path)
     loaded = load_file(path)

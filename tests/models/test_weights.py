@@ -113,6 +113,20 @@ def test_every_network_starts_from_a_file(name: str, tmp_path: Path) -> None:
     build_model(recipe, pretrained=False, trust_code=True)
 
 
+def test_a_network_starts_from_another_run(tmp_path: Path) -> None:
+    """By its folder; and from Lightning's files, whose names begin with the module's attribute."""
+    torch.manual_seed(5)
+    other = build_model(recipe_for("cnn"))
+    save_file(state_of(other), tmp_path / "model.safetensors")
+    save_file({f"model.{name}": value for name, value in state_of(other).items()}, tmp_path / "lightning.safetensors")
+    for path in (tmp_path, tmp_path / "lightning.safetensors"):
+        model = build_model(with_fields(recipe_for("cnn"), weights=str(path)))
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WorldError, match=r"empty/model\.safetensors does not exist"):
+        read_weights(tmp_path / "empty")
+
+
 def test_what_was_fitted_to_the_images_of_the_weights_stays(few: tuple[Split, Split], tmp_path: Path) -> None:
     """Normalisation and whitening: the weights expect theirs."""
     recipe = recipe_for("speednet")
