@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,6 +225,16 @@ def test_what_a_person_sees(capfd: pytest.CaptureFixture[str], tmp_path: Path) -
     assert "test accuracy" in output.out
     cifar.train("cnn", epochs=1, data="sample", folder=tmp_path / "quiet", device="cpu", quiet=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_thread_can_train(tmp_path: Path) -> None:
+    """Such as a server's: only the main thread gets signals."""
+    folder = tmp_path / "run"
+    common = {"epochs": 1, "data": "sample", "folder": folder, "device": "cpu"}
+    thread = threading.Thread(target=cifar.train, args=("cnn",), kwargs=common)
+    thread.start()
+    thread.join()
+    assert cifar.Run(folder).state == "tested"
 
 
 def test_import_is_light() -> None:

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,8 @@ class TerminalDisplay(Display):
         self._epochs, self._best_accuracy, self._stop_asked = epochs, best_accuracy, False
         self._show(BarColumn(), TextColumn("{task.description}"), description="starting")
         heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
+        if threading.current_thread() is not threading.main_thread():
+            heeded = []  # another thread gets no signals, and may not ask for them
         ask_to_stop = once(self._ask_to_stop)
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in heeded}
 
