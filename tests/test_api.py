@@ -1,6 +1,7 @@
 """The Python API: what `import cifar` offers does what the commands do."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cifar
+from cifar.cli import app, run_app
 from cifar.errors import InputError
 from cifar.runs import run_recipe
 
+ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
@@ -110,6 +113,41 @@ def test_a_run_is_evaluated_reported_exported_and_loaded(run: cifar.Run, tmp_pat
     explanation = classifier.explain(image)
     assert expected.names[0] in repr(explanation)
     assert explanation.png().startswith(b"\x89PNG")
+
+
+def test_probabilities_are_calibrated_where_a_temperature_was_fitted(
+    run: cifar.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    images = cifar.load_data("sample", split="test").images[:50]
+    classifier = run.load(device="cpu")
+    own, calibrated = classifier.predict(images, calibrated=False), classifier.predict(images)
+    temperature = json.loads((run.folder / "evaluation.json").read_text())["temperature_scaling"]["temperature"]
+    assert (own.temperature, calibrated.temperature) == (1.0, temperature)
+    expected = (own.probs.double().log() / temperature).softmax(1).float()
+    torch.testing.assert_close(calibrated.probs, expected)
+    assert not torch.allclose(calibrated.probs, own.probs, atol=1e-4)
+    assert torch.equal(calibrated.labels, own.labels)
+    assert classifier.predict(images, views="mirror").temperature == 1  # fitted for none alone
+    # An export says the same, as a folder and as an ONNX file.
+    for kind, target in (("safetensors", tmp_path / "plain"), ("onnx", tmp_path / "net.onnx")):
+        exported = cifar.load_model(run.export(kind, target), device="cpu").predict(images)
+        torch.testing.assert_close(exported.probs, calibrated.probs, atol=1e-5, rtol=1e-4)
+    # Weights that were not evaluated have no temperature.
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy)
+    (copy / "checksums.json").unlink()
+    shutil.copy(ROOT / "results" / "cnn" / "model.safetensors", copy)
+    assert cifar.load_model(copy, device="cpu").temperatures == {}
+    # The command says so.
+    Image.fromarray(images[0].permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
+    arguments = ["predict", str(run.folder), str(tmp_path / "image.png"), "-d", "cpu", "--json"]
+    for flags, probs in (([], calibrated.probs), (["--uncalibrated"], own.probs)):
+        capsys.readouterr()
+        assert run_app(app, arguments + flags, program="cifar") == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)[0]["probability"] == pytest.approx(float(probs[0].max()), abs=1e-6)
+        assert ("calibrated: at temperature" in said.err) == (not flags)
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_can_be_longer(run: cifar.Run, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also an 8-bit ONNX file, calibrated and measured on validation images.")
     ] = False,
+    uncalibrated: Annotated[
+        bool, typer.Option("--uncalibrated", help="The network's own probabilities, not at the fitted temperature.")
+    ] = False,
     data: Data = "",
     trust_code: TrustCode = False,
 ) -> None:
@@ -42,15 +45,23 @@ def export(
     from cifar.pipeline.job import data_to_reopen
 
     if file_format == "safetensors":
-        if int8 or kind != "float":
-            raise InputError("--int8 and --input need --format onnx.")
+        if int8 or uncalibrated or kind != "float":
+            raise InputError("--int8, --input and --uncalibrated need --format onnx.")
         target, record = write_folder(run, output, trust_code=trust_code)
         display.result_text(
             f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
         )
         return
     open_it = (lambda: open_data(data or data_to_reopen(run))) if int8 else None
-    _, record = write_onnx(run, output, kind=kind, open_data=open_it, trust_code=trust_code, announce=show_onnx)
+    _, record = write_onnx(
+        run,
+        output,
+        kind=kind,
+        calibrated=not uncalibrated,
+        open_data=open_it,
+        trust_code=trust_code,
+        announce=show_onnx,
+    )
     if int8:
         show_int8(record)
 
@@ -63,6 +74,11 @@ def show_onnx(path: Path, record: Mapping[str, Any]) -> None:
         f"{record['input']}; on {parity['images']:,} images the same classes, probabilities within "
         f"{parity['largest_difference']:.1e}"
     )
+    if record["temperature"] != 1:
+        display.say(
+            f"Its probabilities are calibrated: at temperature {record['temperature']:.3f}, fitted on validation "
+            "images; --uncalibrated gives the network's own."
+        )
     if record["recipe_views"] != "none":
         display.say(
             f"The recipe's test-time augmentation ({record['recipe_views']}) is not in the file: it sees an image once."

@@ -44,6 +44,9 @@ def predict(
         str,
         typer.Option("--tta", help="Test-time augmentation: none, mirror or shift; default as in the run's recipe."),
     ] = "",
+    uncalibrated: Annotated[
+        bool, typer.Option("--uncalibrated", help="The network's own probabilities, not at the fitted temperature.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")] = 100,
     device: Device = "",
     trust_code: TrustCode = False,
@@ -73,7 +76,13 @@ def predict(
     with display.image_progress("images") as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # about defects of files that it can read
         read, predictions = predict_files(
-            classifier, names, views=tta, batch_size=batch_size, unreadable=unreadable, progress=progress
+            classifier, names, views=tta, calibrated=not uncalibrated, batch_size=batch_size, unreadable=unreadable,
+            progress=progress,
+        )  # fmt: skip
+    if predictions.temperature != 1:
+        display.say(
+            f"Probabilities are calibrated: at temperature {predictions.temperature:.3f}, fitted on validation images; "
+            "--uncalibrated gives the network's own."
         )
     write = write_json if as_json else write_csv if as_csv else write_table
     write(read, predictions, top)

@@ -44,7 +44,7 @@ from cifar.runs.names import (
     WEIGHTS,
     evaluation_name,
 )
-from cifar.runs.results import metrics_text, read_metrics, read_predictions, write_evaluation
+from cifar.runs.results import metrics_text, read_metrics, read_predictions, read_temperatures, write_evaluation
 from cifar.runs.store import (
     Content,
     checksum,
@@ -75,10 +75,10 @@ from cifar.runs.weights import checkpoint_writer, load_network, read_checkpoint,
 
 __all__ = [
     "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED",
-    "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT", "SUMMARY",
-    "WEIGHTS", "Content", "change_recipe", "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum",
-    "clear", "count_test_evaluation", "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run",
-    "load_network", "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics",
-    "read_predictions", "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary",
-    "wandb_id", "weights_bytes", "write_evaluation", "write_file", "write_files",
+    "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT",
+    "SUMMARY", "WEIGHTS", "Content", "change_recipe", "check_begun", "check_run", "check_same", "checkpoint_writer",
+    "checksum", "clear", "count_test_evaluation", "data_of_run", "evaluation_name", "first_files", "how_computed",
+    "is_run", "load_network", "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics",
+    "read_predictions", "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe", "run_state",
+    "tensor_bytes", "update_summary", "wandb_id", "weights_bytes", "write_evaluation", "write_file", "write_files",
 ]  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifar.errors import WorldError
 from cifar.files import json_text
-from cifar.runs.names import EVALUATION, METRICS, PREDICTIONS, evaluation_name
-from cifar.runs.store import read_file, write_files
+from cifar.runs.names import EVALUATION, EXPORT, METRICS, PREDICTIONS, SUMMARY, WEIGHTS, evaluation_name
+from cifar.runs.store import checksum, read_file, read_json, write_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,30 @@ def write_evaluation(
     which = {"split": evaluation["split"], "views": evaluation["views"], "recipe_views": recipe_views}
     names = [evaluation_name(name, **which) for name in (PREDICTIONS, EVALUATION)]
     write_files(folder, dict(zip(names, (data.getvalue(), json_text(evaluation)), strict=True)))
+
+
+def read_temperatures(folder: Path) -> dict[str, float]:
+    """The temperatures that test evaluations of a run's weights fitted on its validation images, by TTA.
+
+    Args:
+        folder: of a run, or an exported one, whose export.json holds them.
+
+    Raises:
+        WorldError: a file that tells is damaged.
+    """
+    if (folder / EXPORT).exists() and not (folder / SUMMARY).exists():
+        return dict(read_json(folder / EXPORT).get("temperatures", {}))
+    found = {}
+    for path in sorted(folder.glob("evaluation*.json")):
+        evaluation = read_json(path)
+        scaling = evaluation.get("temperature_scaling")
+        if (
+            scaling
+            and evaluation.get("split") == "test"
+            and evaluation.get("model_sha256") == checksum(folder / WEIGHTS)
+        ):
+            found[str(evaluation["views"])] = float(scaling["temperature"])
+    return found
 
 
 def read_predictions(

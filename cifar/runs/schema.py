@@ -245,6 +245,7 @@ class Export(TypedDict):
     data: str
     data_sha256: str
     weights_sha256: str
+    temperatures: NotRequired[dict[str, Annotated[float, Field(gt=0)]]]
 
 
 SCHEMAS: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """A trained network in Python: `load_model(run).predict(images)`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from cifar.data.split import CLASSES
 from cifar.errors import InputError, WorldError
+from cifar.evaluation.calibration import at_temperature
 from cifar.evaluation.predict import chosen_views, predict
 from cifar.machine import choose_device
 from cifar.recipes import Recipe, from_mapping
-from cifar.runs import CROSSVAL, WEIGHTS, data_of_run, load_network, run_recipe
+from cifar.runs import CROSSVAL, WEIGHTS, data_of_run, load_network, read_temperatures, run_recipe
 from cifar.serving.images import SIDE, Source, read_image
 from cifar.serving.onnx_file import OnnxNetwork, read_metadata
 from cifar.serving.sources import find_run
@@ -37,10 +38,12 @@ class Predictions:
     Attributes:
         probs: float32 [N, 10] on the CPU, rows sum to 1.
         classes: names of the ten columns.
+        temperature: that calibrated them; 1 where none did.
     """
 
     probs: Tensor
     classes: tuple[str, ...] = CLASSES
+    temperature: float = 1.0
 
     def __len__(self) -> int:
         return len(self.probs)
@@ -87,12 +90,14 @@ class Classifier:
         recipe: of its run.
         device: that it computes on: cpu, mps or cuda.
         trained_on: the name of its data set; "" where the folder does not say.
+        temperatures: that calibrate its probabilities, by TTA: fitted on validation images by test evaluations.
     """
 
     network: nn.Module
     recipe: Recipe
     device: str
     trained_on: str
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Classifier({self.recipe.model}, trained on {self.trained_on or 'unknown data'}, on {self.device})"
@@ -108,6 +113,7 @@ class Classifier:
         images: Images,
         *,
         views: str = "",
+        calibrated: bool = True,
         batch_size: int = 0,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Predictions:
@@ -120,6 +126,8 @@ class Classifier:
                 or one array or tensor of many: [N, 32, 32, 3] or [N, 3, 32, 32]. N may be 0.
             views: of test-time augmentation, averaged for each image: none, mirror (2) or shift (6); "" is the
                 recipe's.
+            calibrated: whether to divide the logarithms of the probabilities by the temperature that was fitted for
+                these views, if there is one; it changes no class.
             batch_size: images at a time: changes memory and speed, not the result beyond rounding; 0 is the default of
                 the device.
             progress: gets images done and images in total, after each batch.
@@ -143,7 +151,8 @@ class Classifier:
             progress=progress,
         )
         check_finite(probs, of=f"The network {self.recipe.model}")
-        return Predictions(probs)
+        temperature = self.temperatures.get(views, 1.0) if calibrated else 1.0
+        return Predictions(at_temperature(probs, temperature) if temperature != 1 else probs, temperature=temperature)
 
     def explain(self, image: Source, *, class_name: str = "") -> "Explanation":
         """What the network looks at in an image: Grad-CAM, or attention rollout for transformers.
@@ -187,7 +196,9 @@ def load_model(run: str | Path, *, device: str = "", trust_code: bool = False) -
     network = load_network(folder, trust_code=trust_code)
     for parameter in network.parameters():
         check_finite(parameter, of=f"{folder / WEIGHTS}")
-    return Classifier(network, recipe, choose_device(device), data_of_run(folder)["data"])
+    return Classifier(
+        network, recipe, choose_device(device), data_of_run(folder)["data"], temperatures=read_temperatures(folder)
+    )
 
 
 def load_onnx(path: Path) -> Classifier:

@@ -16,6 +16,7 @@ from cifar import __version__
 from cifar.data.cifar10 import Dataset, load, open_dataset, validation_split
 from cifar.data.split import CLASSES, Split
 from cifar.errors import InputError, WorldError
+from cifar.evaluation.calibration import at_temperature
 from cifar.evaluation.metrics import accuracy
 from cifar.evaluation.predict import predict
 from cifar.machine import describe_machine
@@ -63,7 +64,9 @@ def may_hold_export(target: Path) -> bool:
     return not names or EXPORT in names or {CHECKSUMS} <= names <= {CHECKSUMS, RECIPE, WEIGHTS}
 
 
-def export_onnx(run: Path, *, name: str, kind: str = "float", trust_code: bool = False) -> tuple[bytes, dict[str, Any]]:
+def export_onnx(
+    run: Path, *, name: str, kind: str = "float", calibrated: bool = True, trust_code: bool = False
+) -> tuple[bytes, dict[str, Any]]:
     """A run's network as an ONNX file, if the file gives the network's own answers on the whole bundled sample.
 
     `images` [N, 3, 32, 32] go in and `probs` float32 [N, 10] come out, for any N. Normalisation, and a pretrained
@@ -75,6 +78,7 @@ def export_onnx(run: Path, *, name: str, kind: str = "float", trust_code: bool =
         run: a run's folder, or an exported one.
         name: of the file, for the record.
         kind: of input: float, for pixels in [0, 1], or uint8, 0 to 255.
+        calibrated: whether the file gives probabilities at the temperature that was fitted without TTA, if one was.
         trust_code: as of `load_model`.
 
     Returns:
@@ -88,10 +92,12 @@ def export_onnx(run: Path, *, name: str, kind: str = "float", trust_code: bool =
     classifier = load_model(run, device="cpu", trust_code=trust_code)
     record = describe(run, classifier) | {"format": "onnx", "file": name}
     record |= {"input": f"images [N, 3, 32, 32]: {INPUTS[kind]}", "output": "probs [N, 10]: float32, rows sum to 1"}
+    temperature = classifier.temperatures.get("none", 1.0) if calibrated else 1.0
+    record["temperature"] = temperature
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
     metadata["recipe"] = json.dumps(to_mapping(classifier.recipe))
-    model = to_onnx(classifier.network, kind=kind, metadata=metadata)
-    parity = check_parity(model, classifier.network)
+    model = to_onnx(classifier.network, kind=kind, metadata=metadata, temperature=temperature)
+    parity = check_parity(model, classifier.network, temperature=temperature)
     return model, record | {"bytes": len(model), "parity": parity}
 
 
@@ -104,6 +110,7 @@ def describe(run: Path, classifier: Classifier) -> dict[str, Any]:
         **data_of_run(run),
         "weights_sha256": hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
         "recipe_views": classifier.recipe.tta.views,
+        "temperatures": dict(classifier.temperatures),
         "cifar": __version__,
     }
 
@@ -113,12 +120,13 @@ def record_json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
 
 
-def check_parity(model: bytes, network: nn.Module) -> dict[str, Any]:
+def check_parity(model: bytes, network: nn.Module, *, temperature: float = 1.0) -> dict[str, Any]:
     """Compare an ONNX file with its network on the 1,200 images of the sample, without reading a label.
 
     Args:
         model: the file.
         network: in evaluation mode, on the CPU.
+        temperature: of the file's probabilities.
 
     Returns:
         the number of images and the largest difference of a probability.
@@ -130,6 +138,7 @@ def check_parity(model: bytes, network: nn.Module) -> dict[str, Any]:
     sample = open_dataset("sample")
     images = torch.cat([load(sample, name).images for name in ("train", "test")])  # [1200, 3, 32, 32]
     network_probs, file_probs = predict(network, images), run_session(open_session(model), images)
+    network_probs = at_temperature(network_probs, temperature) if temperature != 1 else network_probs
     check_finite(network_probs, of="The network")
     num_different = int((network_probs.argmax(dim=1) != file_probs.argmax(dim=1)).sum())
     difference = float((network_probs - file_probs).abs().max())

@@ -69,6 +69,7 @@ def predict_files(
     names: Sequence[str],
     *,
     views: str = "",
+    calibrated: bool = True,
     batch_size: int = 100,
     unreadable: Callable[[str], None],
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -78,14 +79,14 @@ def predict_files(
     Args:
         classifier: of `load_model`.
         names: paths of any number of files.
-        views, batch_size: as in `Classifier.predict`.
+        views, calibrated, batch_size: as in `Classifier.predict`.
         unreadable: gets a sentence about each file that cannot be read, which is left out.
         progress: gets files done and files in total, after each file.
 
     Returns:
         the names of the files that were read, in the given order, and their predictions.
     """
-    read, probs = [], [torch.empty(0, 10)]
+    read, probs, temperature = [], [torch.empty(0, 10)], 1.0
     for start in range(0, len(names), batch_size):
         images = []
         for number, name in enumerate(names[start : start + batch_size], start + 1):
@@ -95,5 +96,7 @@ def predict_files(
             except (InputError, WorldError) as error:
                 unreadable(str(error))
             progress(number, len(names))
-        probs.append(classifier.predict(images, views=views, batch_size=batch_size).probs)
-    return read, Predictions(torch.cat(probs))
+        predictions = classifier.predict(images, views=views, calibrated=calibrated, batch_size=batch_size)
+        probs.append(predictions.probs)
+        temperature = predictions.temperature
+    return read, Predictions(torch.cat(probs), temperature=temperature)

@@ -21,16 +21,19 @@ class ProbabilityNetwork(nn.Module):
     Args:
         network: float pixels in [0, 1], [N, 3, 32, 32], to logits [N, 10]; normalisation is its own first layer.
         kind: of input: float or uint8, see `INPUTS`.
+        temperature: that calibrates the probabilities; 1 leaves them alone.
     """
 
-    def __init__(self, network: nn.Module, *, kind: str) -> None:
+    def __init__(self, network: nn.Module, *, kind: str, temperature: float = 1.0) -> None:
         super().__init__()
         self.network = network
         self.kind = kind
+        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float() / 255 if self.kind == "uint8" else images
-        probs: Tensor = self.network(pixels).softmax(dim=1)
+        logits = self.network(pixels)
+        probs: Tensor = (logits if self.temperature == 1 else logits / self.temperature).softmax(dim=1)
         return probs  # [N, 10]
 
 
@@ -50,13 +53,14 @@ class OnnxNetwork(nn.Module):
         return probs.log()
 
 
-def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str]) -> bytes:
+def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str], temperature: float = 1.0) -> bytes:
     """Convert a network to an ONNX file: `images` [N, 3, 32, 32] to `probs` float32 [N, 10], for any N.
 
     Args:
         network: in evaluation mode, on the CPU.
         kind: of input: float or uint8, see `INPUTS`.
         metadata: text that the file holds, by name.
+        temperature: that calibrates the probabilities; 1 leaves them alone.
 
     Returns:
         the file.
@@ -75,7 +79,7 @@ def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str]) -> by
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
         try:
             program = torch.onnx.export(
-                ProbabilityNetwork(network, kind=kind).eval(),
+                ProbabilityNetwork(network, kind=kind, temperature=temperature).eval(),
                 (images,),
                 input_names=["images"],
                 output_names=["probs"],

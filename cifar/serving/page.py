@@ -191,9 +191,11 @@ def introduction(runs: Sequence[DemoRun]) -> str:
     lines = [
         "# cifar",
         f"Which of ten classes is it: {', '.join(CLASSES[:-1])} or {CLASSES[-1]}? An image of any size is cropped to "
-        "its central square and resized to 32×32 pixels. There is no eleventh class: for anything else the prediction "
-        "is wrong, however confident it looks.",
+        "its central square and resized to 32×32 pixels. Any other object will be misclassified, however confident "
+        "the answer looks.",
     ]
+    if any(run.classifier.temperatures.get(run.classifier.recipe.tta.views) for run in runs):
+        lines.append("Probabilities are calibrated: at a temperature that was fitted on validation images.")
     lines += [f"**{escape(run.warning)}**" for run in runs if run.warning]
     return "\n\n".join(lines)
 

@@ -61,7 +61,7 @@ def fetch_run(repository: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    names = [RECIPE, WEIGHTS, SUMMARY, EXPORT]
+    names = [RECIPE, WEIGHTS, SUMMARY, EXPORT, "evaluation*.json"]
     try:
         if constants.HF_HUB_OFFLINE or (reason := ask_hub(constants.ENDPOINT)):
             folder = Path(snapshot_download(repository, allow_patterns=names, local_files_only=True))

@@ -31,7 +31,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that converts and checks nothing."""
     monkeypatch.setattr("cifar.serving.export.to_onnx", lambda *_, **__: b"file")
-    monkeypatch.setattr("cifar.serving.export.check_parity", lambda *_: {"images": 1_200, "largest_difference": 0.0})
+    monkeypatch.setattr(
+        "cifar.serving.export.check_parity", lambda *_, **__: {"images": 1_200, "largest_difference": 0.0}
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -92,7 +94,7 @@ EARLIER = {"net.onnx": b"earlier", "net-int8.onnx": b"earlier too", "export.json
 def test_a_refused_export_changes_no_file(
     run: Path, earlier: dict[str, bytes], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise WorldError("The ONNX file would differ.")
 
     monkeypatch.setattr("cifar.serving.export.check_parity", refuse)

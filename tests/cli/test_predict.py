@@ -185,7 +185,7 @@ BAD = [
     (["{run}", "nowhere.png"], "There is no file or folder nowhere.png"),
     (["{run}", "*.nothing"], "Nothing matches"),
     (["{files}", "{files}"], "not a run folder"),
-    (["nowhere", "{files}"], "not a run folder"),
+    (["nowhere", "{files}"], "There is no run nowhere"),
     (["{run}", "{files}", "--json", "--csv"], "exclude each other"),
     (["{run}", "{files}", "--top", "0"], "--top"),
     (["{run}", "{files}", "--top", "11"], "--top"),
