@@ -96,15 +96,11 @@ def read_temperatures(folder: Path) -> dict[str, float]:
     """
     if (folder / EXPORT).exists() and not (folder / SUMMARY).exists():
         return dict(read_json(folder / EXPORT).get("temperatures", {}))
-    found = {}
+    found, weights = {}, checksum(folder / WEIGHTS)
     for path in sorted(folder.glob("evaluation*.json")):
         evaluation = read_json(path)
-        scaling = evaluation.get("temperature_scaling")
-        if (
-            scaling
-            and evaluation.get("split") == "test"
-            and evaluation.get("model_sha256") == checksum(folder / WEIGHTS)
-        ):
+        scaling, of_test = evaluation.get("temperature_scaling"), evaluation.get("split") == "test"
+        if scaling and of_test and evaluation.get("model_sha256", weights) == weights:  # older versions did not say
             found[str(evaluation["views"])] = float(scaling["temperature"])
     return found
 
