@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-ASCII = {"→": "->", "×": "x", "–": "-", "…": "...", "·": "*", "²": "2", "ö": "o"}
+ASCII = {"→": "->", "←": "<-", "×": "x", "–": "-", "…": "...", "·": "*", "²": "2", "ö": "o"}
 ONE_SIGNAL = 0.5  # seconds
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
