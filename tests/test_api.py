@@ -40,7 +40,7 @@ def noisy(pixels: Tensor) -> Tensor:
     return pixels + 0.1 * torch.randn_like(pixels) + float(np.random.uniform(-0.1, 0.1))
 
 
-def halved(pixels: Tensor) -> Tensor:
+def without_every_other_pixel(pixels: Tensor) -> Tensor:
     return pixels[:, :, ::2, ::2]
 
 
@@ -225,7 +225,8 @@ def test_an_augmentation_of_ones_own_is_a_function(tmp_path: Path, run: cifar.Ru
 
 
 @pytest.mark.parametrize(
-    "function, words", [(halved, r"gives torch.float32 \[2, 3, 16, 16\]"), (failing, "fails with KeyError")]
+    "function, words",
+    [(without_every_other_pixel, r"gives torch.float32 \[2, 3, 16, 16\]"), (failing, "fails with KeyError")],
 )
 def test_an_augmentation_that_cannot_be_used_is_refused_before_anything_is_written(
     function: Callable[[Tensor], Tensor], words: str, tmp_path: Path

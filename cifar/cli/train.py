@@ -221,9 +221,8 @@ def train(
         if not dry_run:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
         # What was typed here is the user's own; what only a file names is not.
-        typed = [
-            name for name in own_code(chosen) if name == model or any(name in setting for setting in settings or ())
-        ]
+        values = [model, *(setting.partition("=")[2].strip() for setting in settings or ())]
+        typed = [name for name in own_code(chosen) if name in values]
         job = Job(chosen, folder, cross_validate=cross_validate or folds is not None, overwrite=overwrite)
     job = replace(
         job, data=data or job.data, device=device, kernels=kernels or job.kernels, compile=compile or job.compile,

@@ -89,8 +89,10 @@ def test_an_augmentation_from_a_stranger_runs_nothing(run: Path, capsys: pytest.
     """Not even where the network is typed."""
     recipe = with_fields(recipe_for("cnn"), own_augmentation="evil_package.nets:net")
     (run / "recipe.json").write_text(to_json(recipe))
-    assert run_app(app, [*VERBS["recipe"], "-m", "cnn"], program="cifar") == 2
-    assert "The augmentation is evil_package.nets:net" in capsys.readouterr().err
+    typed = ["-m", "cnn", "--set", "label_smoothing=0.1"]
+    for more in ([], ["--set", "weights=not_evil_package.nets:net_either"]):  # a part of a value is not the name
+        assert run_app(app, [*VERBS["recipe"], *typed, *more], program="cifar") == 2
+        assert "The augmentation is evil_package.nets:net" in capsys.readouterr().err
     assert not (run.parent / "ran").exists()
     assert not (run.parent / "new").exists()
 
