@@ -216,6 +216,7 @@ def train(
     folds: int = 0,
     augment: "Callable[[Tensor], Tensor] | None" = None,
     weights: str | Path = "",
+    from_run: "Run | str | Path" = "",
     train_blocks: int | None = None,
     data: str | Path = "",
     folder: str | Path | None = None,
@@ -248,6 +249,8 @@ def train(
             augmentation, in training only.
         folds: cross-validate on this many; 0 is one split into training and validation images.
         weights: a file of weights, or a run's folder, to start from.
+        from_run: a trained run, whose recipe and weights a new one starts with; its schedule begins anew. Then neither
+            model, recipe nor weights is given.
         train_blocks: of a pretrained network, train only the last blocks and the head; 0 is the head alone.
         data: a folder or archive of CIFAR-10, or "sample"; "" is the cache, or else a download.
         folder: the run's; None is runs/MODEL-TIME.
@@ -269,22 +272,27 @@ def train(
     """
     command = as_typed(train, locals())
     from cifar.models.own import name_of
-    from cifar.pipeline.job import Job, check_new_folder, default_folder
+    from cifar.pipeline.job import Job, check_new_folder, default_folder, recipe_to_start_from
 
     model = model if isinstance(model, str) else name_of(model)
     augmentation = name_of(augment) if augment else None
+    if isinstance(from_run, Run):
+        trust_code = trust_code or from_run.trust_code
+    start = str(from_run.folder if isinstance(from_run, Run) else from_run)
+    if start and (model or recipe or weights):
+        raise InputError("from_run gives network, recipe and weights: leave model, recipe and weights out.")
     fields = {flat_name(name): value for name, value in (settings or {}).items()} | {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "num_folds": folds or None,
-        "weights": str(weights) or None, "own_augmentation": augmentation,
+        "weights": str(weights or start) or None, "own_augmentation": augmentation,
     }  # fmt: skip
     with showing(quiet=quiet) as shown:
-        chosen = choose_recipe(model, recipe, fields=fields)
+        chosen = choose_recipe(model, recipe_to_start_from(Path(start)) if start else recipe, fields=fields)
         if train_blocks is not None:
             chosen = frozen(chosen, train_blocks)
         path = (
             Path(folder)
             if folder
-            else default_folder(model or (chosen.model if isinstance(recipe, Recipe) else str(recipe)))
+            else default_folder(model or (str(recipe) if recipe and not isinstance(recipe, Recipe) else chosen.model))
         )
         check_new_folder(path, overwrite=overwrite)
         job = Job(
@@ -470,6 +478,7 @@ def as_typed(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
         elif callable(value):
             text = value.__name__
         else:
+            value = value.folder if isinstance(value, Run) else value
             text = repr(str(value) if isinstance(value, Path) else value)
         arguments.append(text if name == "model" else f"{name}={text}")
     return hidden(f"cifar.{function.__name__}({', '.join(arguments)})")

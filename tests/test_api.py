@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 import cifar
 from cifar.cli import app, run_app
-from cifar.errors import InputError
-from cifar.runs import run_recipe
+from cifar.errors import InputError, Remark
+from cifar.pipeline.job import validates_on_seen
+from cifar.recipes import with_fields
+from cifar.runs import checksum, load_network, run_recipe
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -280,3 +282,45 @@ def test_import_is_light() -> None:
     code = "import sys, cifar; print([name for name in ('torch', 'numpy', 'rich', 'typer') if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(process.stdout.replace("'", '"')) == []
+
+
+def test_a_run_starts_from_the_weights_of_another(run: cifar.Run, tmp_path: Path) -> None:
+    """With its recipe, and a step at a rate of almost 0 leaves them as they were."""
+    began = cifar.train(
+        from_run=run, epochs=1, lr=1e-12, seed=7, data="sample", folder=tmp_path / "new", device="cpu", quiet=True
+    )
+    assert began.recipe == with_fields(run.recipe, epochs=1, lr=1e-12, seed=7, weights=str(run.folder))
+    assert began.summary["weights_sha256"] == checksum(run.folder / "model.safetensors")
+    for name, tensor in load_network(began.folder).state_dict().items():
+        assert torch.allclose(tensor, load_network(run.folder).state_dict()[name], atol=1e-6), name
+    with pytest.raises(InputError, match="leave model, recipe and weights out"):
+        cifar.train("cnn", from_run=run, quiet=True)
+    with pytest.raises(InputError, match="not a run folder"):
+        cifar.train(from_run=tmp_path, quiet=True)
+
+
+def test_a_run_of_timm_starts_at_the_size_of_its_weights(tmp_path: Path) -> None:
+    """With weights of a file it would take theirs, of 160 pixels, and their statistics; also from a second such run."""
+    how = {"epochs": 1, "data": "sample", "device": "cpu", "quiet": True}
+    first = cifar.train("timm:test_resnet", folder=tmp_path / "first", lr=0.001, **how)
+    second = cifar.train(from_run=first, lr=1e-12, folder=tmp_path / "second", **how)
+    shutil.rmtree(first.folder)  # nothing of it is needed any more
+    third = cifar.train(from_run=second, lr=1e-12, folder=tmp_path / "third", **how)
+    models = [load_network(each.folder) for each in (second, third)]
+    assert [model.image_size for model in models] == [32, 32]
+    assert torch.equal(models[0].normalise.mean, models[1].normalise.mean)
+    pair = [next(model.network.parameters()) for model in models]
+    assert torch.allclose(pair[0], pair[1], atol=1e-6)
+
+
+def test_validation_images_that_were_trained_on_are_said(run: cifar.Run, tmp_path: Path) -> None:
+    recipe = with_fields(run.recipe, epochs=1, weights=str(run.folder))
+    assert validates_on_seen(recipe) is None
+    assert validates_on_seen(with_fields(recipe, split_seed=1)) == run.folder
+    assert validates_on_seen(with_fields(recipe, num_folds=5)) == run.folder
+    assert validates_on_seen(with_fields(recipe, validation_fraction=0.0)) is None
+    how = {"epochs": 1, "data": "sample", "device": "cpu", "quiet": True}
+    with pytest.warns(Remark, match="was trained on images that this run validates on"):
+        second = cifar.train(from_run=run, settings={"split_seed": 1}, folder=tmp_path / "second", **how)
+    chained = with_fields(second.recipe, weights=str(second.folder))
+    assert validates_on_seen(chained) == run.folder

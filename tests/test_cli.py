@@ -18,7 +18,8 @@ from cifar import __version__
 from cifar.cli import app, run_app
 from cifar.cli.display import TerminalDisplay
 from cifar.pipeline.job import Job
-from cifar.recipes import from_mapping, recipe_for
+from cifar.recipes import from_mapping, recipe_for, with_fields
+from cifar.runs import run_recipe
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")  # but for those of `finished`
 ROOT = Path(__file__).parent.parent
@@ -445,7 +446,7 @@ def test_a_damaged_archive_is_exit_1_and_leaves_no_folder(tmp_path: Path, capsys
     flags = ["--data", tmp_path / "cifar-10-python.tar.gz"]
     assert cifar("train", "-m", "cnn", *flags, "-s", tmp_path / "run") == 1
     assert cifar("data", *flags) == 1
-    begun, *errors = capsys.readouterr().err.strip().splitlines()
+    begun, _, *errors = capsys.readouterr().err.strip().splitlines()
     assert begun.startswith("cnn: 20 epochs")
     assert len(errors) == 2
     assert all("cifar-10-python.tar.gz is damaged" in error for error in errors)
@@ -498,3 +499,19 @@ def test_a_machine_without_a_compiler_is_told_in_one_plain_line_and_trains(tmp_p
     assert told[0].startswith("There is no C compiler (no-such-compiler) here, so")
     assert "Remark" not in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["kernels"] == "pytorch"
+
+
+def test_from_takes_recipe_and_weights_of_a_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cifar("train", "--from", finished, "-e", 1, "--data", "sample", "-d", "cpu", "-s", tmp_path / "new") == 0
+    said = capsys.readouterr().err
+    assert f"from the weights in {finished}" in said
+    assert f"next:\n  cifar report {tmp_path / 'new'}\n" in said
+    assert run_recipe(tmp_path / "new") == with_fields(run_recipe(finished), epochs=1, weights=str(finished))
+    assert cifar("train", "--from", finished, "-m", "cnn") == 2
+    assert "leave -m, --recipe and --weights out" in capsys.readouterr().err
+    assert cifar("train", "--from", tmp_path / "new" / "absent") == 2
+    (tmp_path / "new" / "model.safetensors").unlink()
+    assert cifar("train", "--from", tmp_path / "new") == 1
+    assert "weights of this run were not kept" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 """What the terminal shows: live bars (a plain line per epoch where there is no terminal), results, tables."""
 
 import errno
+import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +27,16 @@ from rich.table import Column, Table
 
 from cifar.cli.secrets import hidden
 from cifar.cli.terminal import STOPS, Ended, drop_results, exit_code, once
-from cifar.training.display import Display, Tick
+from cifar.training.display import Display, Facts, Tick
 
 if TYPE_CHECKING:
     from cifar.bench.suite import Line
     from cifar.data.cifar10 import Dataset, Split
+
+
+WIDEST = 1_000  # columns, where nothing limits a line
+BAR = (8, 40)  # columns of a bar: fewest, most
+PIPED_SECONDS = 20.0  # between two lines of progress in a pipe, which has one for every tenth of an epoch at most
 
 
 class Printer(Console):
@@ -64,6 +71,24 @@ def is_live() -> bool:
 def result_text(text: str) -> None:
     """Print a result to standard output as it is: nothing in it is markup, nothing wraps."""
     stdout.print(text, markup=False)
+
+
+def fitted(parts: Sequence[tuple[int, str]], width: int) -> str:
+    """As many parts of a line as fit, two spaces apart.
+
+    Args:
+        parts: (rank, text) each, in their order on the line; of those that do not fit, the highest rank goes first.
+        width: columns.
+    """
+    kept = sorted(parts)
+    while len(kept) > 1 and sum(len(text) + 2 for _, text in kept) - 2 > width:
+        kept.pop()
+    return "  ".join(text for rank, text in parts if (rank, text) in kept)
+
+
+def line_width() -> int:
+    """Columns that a line of progress may have: those of the terminal, or any number in a pipe."""
+    return stderr.width if is_live() else WIDEST
 
 
 def clock(seconds: float) -> str:
@@ -122,6 +147,8 @@ class TerminalDisplay(Display):
         self._label = ""
         self._epochs = 0
         self._best_accuracy = -1.0
+        self._bar = BarColumn()
+        self._last_line, self._tenth = 0.0, 0
         self._stop_asked = False
         self.exit_code = exit_code(KeyboardInterrupt())
         self._handlers: dict[int, Any] = {}
@@ -156,9 +183,16 @@ class TerminalDisplay(Display):
     def should_stop(self) -> bool:
         return self._stop_asked
 
-    def start_training(self, epochs: int, *, best_accuracy: float) -> None:
+    def start_training(self, epochs: int, *, best_accuracy: float, facts: Facts) -> None:
+        validation = f"{facts.num_validation:,}" if facts.num_validation else "no"
+        say(
+            f"{facts.parameters:,} parameters; {facts.num_training:,} training and {validation} validation images; "
+            f"{facts.device}, {facts.precision}"
+        )
         self._epochs, self._best_accuracy, self._stop_asked = epochs, best_accuracy, False
-        self._show(BarColumn(), TextColumn("{task.description}"), description="starting")
+        self._last_line, self._tenth = time.monotonic(), 0
+        self._bar = BarColumn(BAR[0])
+        self._show(self._bar, TextColumn("{task.description}"), description="starting")
         heeded = [number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores one
         if threading.current_thread() is not threading.main_thread():
             heeded = []  # another thread gets no signals, and may not ask for them
@@ -166,25 +200,47 @@ class TerminalDisplay(Display):
         self._handlers = {number: signal.signal(number, ask_to_stop) for number in heeded}
 
     def tick(self, tick: Tick) -> None:
-        best = f"  best validation {self._best_accuracy:.2%}" if self._best_accuracy >= 0 else ""
-        text = (
-            f"epoch {tick.epoch}/{tick.epochs}  loss {tick.loss:.4f}  train {tick.accuracy:.2%}{best}"
-            f"  {tick.images_per_second:,.0f} images/s  {clock(tick.seconds_left)} left"
-        )
-        assert self._bars, "a training has begun"
-        self._bars.update(self._task, completed=tick.step, total=tick.steps, description=text)
+        parts = [
+            (0, self._counted(tick.epoch)),
+            (4, f"loss {tick.loss:.4f}"),
+            (2, f"train {tick.accuracy:.2%}"),
+            (3, f"best validation {self._best_accuracy:.2%}"),
+            (5, f"{tick.images_per_second:,.0f} images/s"),
+            (1, f"{clock(tick.seconds_left)} left"),
+        ]
+        if self._best_accuracy < 0:
+            del parts[3]
+        if is_live():
+            assert self._bars, "a training has begun"
+            text = fitted(parts, line_width() - BAR[0] - 2)
+            self._bar.bar_width = min(BAR[1], line_width() - len(text) - 2)
+            self._bars.update(self._task, completed=tick.step, total=tick.steps, description=text)
+            return
+        tenth, now = 10 * tick.step // tick.steps, time.monotonic()
+        if self._tenth < tenth < 10 and now - self._last_line > PIPED_SECONDS:
+            say(fitted([(0, f"{tenth}0% of"), *parts], WIDEST))
+            self._last_line, self._tenth = now, tenth
+
+    def _counted(self, epoch: float) -> str:
+        return f"epoch {epoch:{len(str(self._epochs))}.0f}/{self._epochs}"
 
     def end_epoch(self, row: Mapping[str, float], *, is_best: bool) -> None:
         accuracy = row["validation_accuracy"]
-        validation = "no validation"
+        validation = ""
         if accuracy == accuracy:
-            validation = f"validation {accuracy:.2%}{' (best)' if is_best else ''}"
+            validation = f"validation {accuracy:.2%} {'(best)' if is_best else '      '}"
             self._best_accuracy = accuracy if is_best else self._best_accuracy
-        say(
-            f"epoch {row['epoch']:.0f}/{self._epochs}  loss {row['train_loss']:.4f}  train {row['train_accuracy']:.2%}"
-            f"  {validation}  lr {row['learning_rate']:.3g}  {row['images_per_second']:,.0f} images/s"
-            f"  {clock(row['seconds'])}"
-        )
+        parts = [
+            (0, self._counted(row["epoch"])),
+            (4, f"loss {row['train_loss']:.4f}"),
+            (2, f"train {row['train_accuracy']:6.2%}"),
+            (1, validation),
+            (6, f"lr {row['learning_rate']:<8.3g}"),
+            (5, f"{row['images_per_second']:6,.0f} images/s"),
+            (3, f"{clock(row['seconds']):>5}"),
+        ]
+        say(fitted([part for part in parts if part[1]], line_width()).rstrip())
+        self._last_line, self._tenth = time.monotonic(), 0
 
     def end_training(self) -> None:
         for number, handler in self._handlers.items():
@@ -215,20 +271,35 @@ class TerminalDisplay(Display):
 
 
 def result_line(summary: Mapping[str, Any], folder: Path) -> str:
-    """The line that a run ends with: test accuracy with interval, how its weights were chosen, seconds, folder.
+    """The two lines that a run ends with: test accuracy with interval; how its weights were chosen, time, folder.
 
     Args:
         summary: of a tested run.
         folder: the run's.
     """
     validation = summary["validation_accuracy"]
-    chosen = "last epoch" if validation is None else f"best on validation, {validation:.2%}"
+    chosen = "the last" if validation is None else f"the best on validation, {validation:.2%}"
     return (
         f"{sample_prefix(summary)}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}, "
-        f"95 % interval {interval(summary['test_interval'])}, "
-        f"epoch {summary['best_epoch']} of {summary['epochs']} ({chosen}), "
+        f"95 % interval {interval(summary['test_interval'])}\n"
+        f"weights of epoch {summary['best_epoch']} of {summary['epochs']} ({chosen}), "
         f"{clock(summary['seconds'])} of training; {folder}"
     )
+
+
+def next_commands(folder: Path, *, folds: int = 0) -> None:
+    """Say what to do with a run or a cross-validation now.
+
+    Args:
+        folder: its folder.
+        folds: of a cross-validation; 0 is a run.
+    """
+    run = shlex.quote(str(folder))
+    one = shlex.quote(str(folder / "fold-0")) if folds else run
+    say("next:")
+    say(f"  cifar report {run}")
+    say(f"  cifar predict {one} photo.jpg")
+    say(f"  cifar demo {one}")
 
 
 def crossval(result: Mapping[str, Any], folder: Path) -> None:

@@ -19,7 +19,6 @@ from cifar.timing import process_seconds, timed
 
 if TYPE_CHECKING:
     from cifar.pipeline.job import Job
-    from cifar.recipes import Recipe
 
 WHAT, RUN, HOW = "What to train", "The run", "How it is computed"
 EXAMPLES = """Examples:
@@ -33,6 +32,8 @@ cifar train -m resnet --set label_smoothing=0.1 --set mixup=0.2 --seed 1
 cifar train -m previt -c -w -s runs/folds
 
 cifar train --resume runs/folds
+
+cifar train --from runs/resnet -e 10 -l 0.01
 """
 
 Model = Annotated[
@@ -96,6 +97,15 @@ Weights = Annotated[
         "--weights",
         rich_help_panel=WHAT,
         help="A file of weights, or a run's folder, to start from; for previt instead of the hub's.",
+    ),
+]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        rich_help_panel=WHAT,
+        help="A new run with the recipe and from the weights of this run; its schedule begins anew.",
+        metavar="RUN",
     ),
 ]
 DryRun = Annotated[
@@ -171,6 +181,7 @@ def train(
     settings: Settings = None,
     recipe: RecipeName = "",
     weights: Weights = "",
+    from_run: From = None,
     freeze: Freeze = False,
     train_blocks: TrainBlocks = None,
     dry_run: DryRun = False,
@@ -190,13 +201,13 @@ def train(
     check_data_flag(data)
     if kernels not in ("", "native", "pytorch"):
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
-    from cifar.pipeline.job import Job, check_new_folder, default_folder, job_to_resume
+    from cifar.pipeline.job import Job, check_new_folder, default_folder, job_to_resume, recipe_to_start_from
 
     typed: list[str] = []
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
         numbers = (batch_size, seed, folds, train_blocks)
-        others = (freeze, model, recipe, cross_validate, settings, weights, save_folder, overwrite)
+        others = (freeze, model, recipe, cross_validate, settings, weights, from_run, save_folder, overwrite)
         if any(others) or any(number is not None for number in numbers):
             raise InputError(
                 f"--resume continues {resume} by its own recipe: of the flags that change it, only -l, -e and "
@@ -208,16 +219,22 @@ def train(
 
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
+        if from_run and (model or recipe or weights):
+            raise InputError(
+                f"--from takes network, recipe and weights from {from_run}: leave -m, --recipe and --weights out, or "
+                f"start another network with -m MODEL --weights {from_run}."
+            )
         fields = changeable | {
-            "batch_size": batch_size, "seed": seed, "weights": weights or None,
+            "batch_size": batch_size, "seed": seed, "weights": weights or (str(from_run) if from_run else None),
             "num_folds": 5 if cross_validate and folds is None else folds,
         }  # fmt: skip
-        chosen = choose_recipe(model, recipe, settings=settings or [], fields=fields)
+        former = recipe_to_start_from(from_run) if from_run else recipe
+        chosen = choose_recipe(model, former, settings=settings or [], fields=fields)
         if freeze or train_blocks is not None:
             if freeze and train_blocks:
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
-        folder = save_folder or default_folder(model or recipe)
+        folder = save_folder or default_folder(model or recipe or chosen.model)
         if not dry_run:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
         # What was typed here is the user's own; what only a file names is not.
@@ -236,17 +253,24 @@ def train(
         train_job(job)
 
 
-def first_line(recipe: "Recipe", folder: Path) -> str:
-    """What a training is, in a line."""
+def show_header(job: "Job") -> None:
+    """Say what a training is, as far as it is known before PyTorch is loaded."""
+    recipe = job.recipe
     epochs = "1 epoch" if recipe.epochs == 1 else f"{recipe.epochs} epochs"
-    return f"{recipe.model}: {epochs}, batch size {recipe.batch_size}, run folder {folder}"
+    folds = f"{recipe.holdout.num_folds} folds of " if job.cross_validate else ""
+    data = {"": "CIFAR-10", "sample": "the sample"}.get(job.data, job.data)
+    display.say(f"{recipe.model}: {folds}{epochs}, batch size {recipe.batch_size}, on {data}")
+    if recipe.network.weights:
+        schedule = "" if recipe.schedule.kind == "constant" else f"; the {recipe.schedule.kind} schedule begins anew"
+        display.say(f"from the weights in {recipe.network.weights}{schedule * (not job.resume)}")
+    display.say(f"folder: {job.folder}")
 
 
 def train_job(job: "Job") -> None:
     """Train, test and report one run or all folds of a cross-validation."""
     named = ":" in job.recipe.model  # may yet be refused
     if not named:
-        display.say(first_line(job.recipe, job.folder))  # at once: PyTorch takes a second
+        show_header(job)  # at once: PyTorch takes a second
     from cifar.pipeline.job import Stopped
     from cifar.pipeline.start import prepared, run_job
     from cifar.recipes.choice import own_code
@@ -254,7 +278,7 @@ def train_job(job: "Job") -> None:
 
     with prepared(job) as ready:
         if named:
-            display.say(first_line(job.recipe, job.folder))
+            show_header(job)
         timing = {"start_up": process_seconds()}
         with timed(timing, "data"):
             dataset = open_data(job.data)
@@ -272,6 +296,7 @@ def train_job(job: "Job") -> None:
                 raise typer.Exit(exit_code(interrupt)) from None
             if job.cross_validate:
                 display.crossval(result, job.folder)
+        display.next_commands(job.folder, folds=job.recipe.holdout.num_folds if job.cross_validate else 0)
 
 
 def show_plan(job: "Job") -> None:

@@ -17,6 +17,7 @@ from cifar.errors import InputError
 from cifar.models.cnn import cnn
 from cifar.models.layers import Normalise
 from cifar.models.matching import load_matching
+from cifar.models.onnx_weights import PACKAGED
 from cifar.models.own import call_factory, check_trust, find_function
 from cifar.models.pretrained import SIDE, Pretrained, build_timm, previt
 from cifar.models.resnet import resnet18, resnet20, resnet32, resnet44, resnet56, resnet110
@@ -76,11 +77,12 @@ def build_model(
         WorldError: pretrained weights cannot be had.
     """
     name, weights = recipe.model, recipe.network.weights
+    of_run = bool(weights) and weights != PACKAGED and Path(weights).is_dir()  # with sizes and statistics of its own
     check_name(name)
-    factory = factory_of(recipe, pretrained=pretrained, trust_code=trust_code)
+    factory = factory_of(recipe, pretrained=pretrained and not of_run, trust_code=trust_code)
     values = {field: getattr(recipe.network, field) for field in OPTIONS}
     options = {field: value for field, value in values.items() if value != getattr(Network(), field)}
-    takes_weights = "weights" in inspect.signature(factory).parameters
+    takes_weights = "weights" in inspect.signature(factory).parameters and not of_run
     if not takes_weights:
         options.pop("weights", None)
     check_options(factory, options, name=name)

@@ -8,9 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 from cifar.recipes import Recipe, with_fields
-from cifar.runs import CROSSVAL, Content, data_of_run, how_computed, new_run, open_run, recipe_to_resume
+from cifar.runs import (
+    CROSSVAL,
+    SUMMARY,
+    WEIGHTS,
+    Content,
+    absent_weights,
+    data_of_run,
+    how_computed,
+    is_run,
+    new_run,
+    open_run,
+    read_json,
+    recipe_to_resume,
+    run_recipe,
+    run_state,
+)
 from cifar.training.display import Display
 
 if TYPE_CHECKING:
@@ -95,6 +110,33 @@ def job_to_resume(folder: Path, *, changes: Mapping[str, Any]) -> Job:
         compile=former.get("compiled", False), cross_validate=cross_validate, resume=True,
         deterministic=former.get("device") != "cpu" and former.get("deterministic", False),
     )  # fmt: skip
+
+
+def recipe_to_start_from(run: Path) -> Recipe:
+    """The recipe of a trained run, from whose weights a new one starts.
+
+    Raises:
+        InputError: no run folder, or one whose training is not finished.
+        WorldError: its weights were not kept.
+    """
+    if (run / CROSSVAL).exists():
+        raise InputError(f"{run} holds a cross-validation: start from one of its folds, such as {run / 'fold-0'}.")
+    recipe = run_recipe(run)
+    if run_state(read_json(run / SUMMARY)) == "unfinished":
+        raise InputError(f"The training of {run} is not finished: go on with --resume {run}.")
+    if not (run / WEIGHTS).exists():
+        raise WorldError(absent_weights(run))
+    return recipe
+
+
+def validates_on_seen(recipe: Recipe) -> Path | None:
+    """The run that a recipe starts from, if it was trained on images that the recipe validates on."""
+    holdout, start = recipe.holdout, recipe
+    while start.network.weights and is_run(folder := Path(start.network.weights)):
+        start = run_recipe(folder)
+        if start.holdout != holdout and (holdout.validation_fraction or holdout.num_folds):
+            return folder
+    return None
 
 
 def data_to_reopen(folder: Path) -> str:

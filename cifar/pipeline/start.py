@@ -1,19 +1,24 @@
 """From a job to its run: the machine made ready, what can be refused refused, then one run or all folds."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cifar.data.cifar10 import Dataset
+from cifar.errors import Remark
 from cifar.kernels.build import using
 from cifar.machine import choose_device, flush_denormals, keep_compiled, start_gpu
-from cifar.models import build_model
+from cifar.models import build_model, is_of_timm
 from cifar.models.own import check_trust
 from cifar.pipeline.folds import run_folds
-from cifar.pipeline.job import Job
+from cifar.pipeline.job import Job, validates_on_seen
 from cifar.pipeline.run import run_one
+from cifar.recipes import Recipe, with_fields
 from cifar.recipes.choice import own_code
+from cifar.runs import is_run, run_recipe
 from cifar.training.augment import try_augmentation
 from cifar.training.display import Display
 
@@ -34,6 +39,11 @@ def prepared(job: Job) -> Iterator[Job]:
         if job.compile:
             keep_compiled()
         job = replace(job, device=choose_device(job.device))
+        if not job.resume:
+            job = replace(job, recipe=with_size_of_run(job.recipe))
+        if seen := validates_on_seen(job.recipe):
+            sentence = f"{seen} was trained on images that this run validates on: validation accuracy will be too high."
+            warnings.warn(sentence, Remark, stacklevel=2)
         own, augmentation = own_code(job.recipe), job.recipe.augment.own_augmentation
         for name in own:
             what = "augmentation" if name == augmentation else "network"
@@ -46,6 +56,18 @@ def prepared(job: Job) -> Iterator[Job]:
             if augmentation:
                 try_augmentation(augmentation)
         yield replace(job, trust_code=True) if own else job
+
+
+def with_size_of_run(recipe: Recipe) -> Recipe:
+    """The recipe of a network of timm that starts from a run's weights, with the image size that they were trained at.
+
+    By itself the network would take the size of other pretrained weights.
+    """
+    folder = Path(recipe.network.weights)
+    if not (recipe.network.weights and is_of_timm(recipe) and is_run(folder)) or recipe.network.image_size:
+        return recipe
+    model = build_model(run_recipe(folder), pretrained=False)
+    return with_fields(recipe, image_size=getattr(model, "image_size", 0))
 
 
 def run_job(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]:

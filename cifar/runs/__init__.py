@@ -71,14 +71,22 @@ from cifar.runs.summary import (
     update_summary,
     wandb_id,
 )
-from cifar.runs.weights import checkpoint_writer, load_network, read_checkpoint, tensor_bytes, weights_bytes
+from cifar.runs.weights import (
+    absent_weights,
+    checkpoint_writer,
+    load_network,
+    read_checkpoint,
+    tensor_bytes,
+    weights_bytes,
+)
 
 __all__ = [
     "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED",
-    "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT",
-    "SUMMARY", "WEIGHTS", "Content", "change_recipe", "check_begun", "check_run", "check_same", "checkpoint_writer",
-    "checksum", "clear", "count_test_evaluation", "data_of_run", "evaluation_name", "first_files", "how_computed",
-    "is_run", "load_network", "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics",
-    "read_predictions", "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe", "run_state",
-    "tensor_bytes", "update_summary", "wandb_id", "weights_bytes", "write_evaluation", "write_file", "write_files",
+    "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT", "SUMMARY",
+    "WEIGHTS", "Content", "absent_weights", "change_recipe", "check_begun", "check_run", "check_same",
+    "checkpoint_writer", "checksum", "clear", "count_test_evaluation", "data_of_run", "evaluation_name", "first_files",
+    "how_computed", "is_run", "load_network", "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json",
+    "read_metrics", "read_predictions", "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe",
+    "run_state", "tensor_bytes", "update_summary", "wandb_id", "weights_bytes", "write_evaluation", "write_file",
+    "write_files",
 ]  # fmt: skip

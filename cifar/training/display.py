@@ -20,6 +20,17 @@ class Tick:
     seconds_left: float
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is trained on what, and how it is computed: device as PyTorch names it, precision fp32, bf16 or fp16."""
+
+    parameters: int
+    num_training: int
+    num_validation: int
+    device: str
+    precision: str
+
+
 class Display:
     """The command line's display (`cifar.cli.display`) overrides what it shows."""
 
@@ -30,12 +41,13 @@ class Display:
         """Whether the training is to stop after this step; asked after every one."""
         return False
 
-    def start_training(self, epochs: int, *, best_accuracy: float) -> None:
+    def start_training(self, epochs: int, *, best_accuracy: float, facts: Facts) -> None:
         """A training begins or is resumed.
 
         Args:
             epochs: in all.
             best_accuracy: on validation so far, a fraction; negative before the first epoch.
+            facts: of the training.
         """
 
     def tick(self, tick: Tick) -> None:

@@ -25,7 +25,7 @@ from cifar.randomness import seed_generators
 from cifar.recipes import Recipe, to_mapping
 from cifar.training.augment import augment, own_augmentation
 from cifar.training.capture import Rows, Steps, obstacle
-from cifar.training.display import Display
+from cifar.training.display import Display, Facts
 from cifar.training.divergence import diverged
 from cifar.training.epoch import end_epoch, save, tick_of, validate
 from cifar.training.loggers import Logger
@@ -134,7 +134,9 @@ def train(
     if capture and why_not:
         display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
     runner = Steps(take_step, device=torch.device(device), capture=capture and not why_not, say=display.say)
-    display.start_training(recipe.epochs, best_accuracy=state.best_accuracy)
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    facts = Facts(parameters, len(training), len(validation), device, precision)
+    display.start_training(recipe.epochs, best_accuracy=state.best_accuracy, facts=facts)
     last_save = time.perf_counter()
 
     while not state.finished:

@@ -11,9 +11,10 @@ from cifar.errors import InputError, WorldError
 from cifar.kernels import build
 from cifar.machine import has_tf32
 from cifar.models import build_model
-from cifar.recipes import Recipe
+from cifar.recipes import Recipe, from_mapping
 from cifar.runs import CHECKPOINT, RECIPE, check_same, read_checkpoint, tensor_bytes
 from cifar.runs.summary import CHANGEABLE
+from cifar.training.schedules import lr_factor
 from cifar.training.state import FORMAT, State, load_values
 
 
@@ -120,10 +121,30 @@ def how_computed(*, device: str, compiled: bool, precision: str, deterministic: 
     }
 
 
+def schedule_remark(recipe: Recipe, state: State) -> list[str]:
+    """What a changed number of epochs, or peak rate, does to the learning rate: a closed form jumps to its new curve.
+
+    Args:
+        recipe: that the training is resumed by.
+        state: of the training, with at least one completed epoch.
+    """
+    if recipe.schedule.kind == "constant":
+        return []
+    if recipe.schedule.kind == "plateau":
+        return ["The plateau schedule goes on where it was."]
+    rate = recipe.optimiser.lr * lr_factor(recipe.schedule, state.epoch, epochs=recipe.epochs)
+    return [
+        f"By the {recipe.schedule.kind} schedule of {recipe.epochs} epochs the learning rate goes on at {rate:.3g}; it "
+        f"was {state.rows[-1]['learning_rate']:.3g} at the end of the last epoch."
+    ]
+
+
 def resumed_otherwise(state: State) -> list[str]:
     """Sentences on what a resumed training does otherwise than before, now."""
     now = [change for change in state.changes if (change["epoch"], change["step"]) == (state.epoch, state.step)]
     lines = [f"{change['field']} is {change['after']} from here on; it was {change['before']}." for change in now]
+    if any(change["field"] in ("epochs", "lr") for change in now) and state.rows:
+        lines += schedule_remark(from_mapping(state.origin["recipe"], origin=RECIPE), state)
     if any(change["field"] in state.origin["computed"] for change in now):
         lines.append("So the result will not be that of an uninterrupted run, bit for bit.")
     elif not state.origin["computed"]["deterministic"]:

@@ -8,6 +8,7 @@ from cifar.data.cifar10 import Dataset
 from cifar.machine import choose_compile, describe_commit, describe_machine, describe_versions
 from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe, to_mapping
+from cifar.runs import WEIGHTS
 from cifar.training.resume import how_computed
 from cifar.training.state import State
 from cifar.training.step import precision_of
@@ -66,6 +67,8 @@ def weights_sha256(weights: str) -> str | None:
     if not weights:
         return None
     path = packaged_weights() if weights == PACKAGED else Path(weights)
+    if path.is_dir():
+        path = path / WEIGHTS
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

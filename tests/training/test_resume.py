@@ -106,7 +106,15 @@ def test_a_rate_that_is_changed_on_purpose_counts_from_there_on(
     recipe = with_fields(PLAIN, schedule=schedule, plateau_patience=0, plateau_threshold=1.0, epochs=3)
     stopped(few, tmp_path, recipe, after=10)  # plateau has cut the rate once, after the second epoch
     state, said = resumed(few, tmp_path, with_fields(recipe, lr=0.01))
-    assert said == ["lr is 0.01 from here on; it was 0.05."]
+    schedule_remarks = {
+        "constant": [],
+        "plateau": ["The plateau schedule goes on where it was."],
+        "cosine": [
+            "By the cosine schedule of 3 epochs the learning rate goes on at 0.0025; it was "
+            f"{state.rows[1]['learning_rate']:.3g} at the end of the last epoch."
+        ],
+    }
+    assert said == ["lr is 0.01 from here on; it was 0.05.", *schedule_remarks[schedule]]
     assert state.changes == [{"field": "lr", "before": 0.05, "after": 0.01, "epoch": 2, "step": 2}]
     rates = [row["learning_rate"] for row in state.rows]
     expected = factor if schedule != "cosine" else rates[2] / 0.01
