@@ -114,20 +114,21 @@ class Run:
         tta: str = "",
         references: bool = False,
         corruptions: bool = False,
-        data: str = "",
+        data: str | Path = "",
         device: str = "",
         quiet: bool = False,
     ) -> dict[str, Any]:
         """Evaluate the best weights, as `cifar evaluate` does; files and pictures go into the folder.
 
-        A test evaluation is counted in summary.json.
+        A test evaluation is counted in summary.json. On images of one's own nothing is written or counted.
 
         Args:
             split: test, or validation: the images that this run held out.
             tta: test-time augmentation: none, mirror or shift; "" is the recipe's.
             references: compare with human labels and known faults of the test set, too.
             corruptions: evaluate on 75 corrupted copies of the test images, too (minutes).
-            data: where CIFAR-10 is; "" is what the run was trained on.
+            data: where CIFAR-10 is; "" is what the run was trained on; or images of one's own, in a folder for each
+                class: cat/any-name.jpg.
             device: cpu, mps or cuda; "" is the best there is.
             quiet: show no progress.
 
@@ -139,13 +140,20 @@ class Run:
             WorldError: a file is absent or damaged.
         """
         from cifar.machine import choose_device
+        from cifar.pipeline.elsewhere import evaluate_own_images, is_labelled_folder
         from cifar.pipeline.evaluation import evaluate_run
         from cifar.pipeline.job import data_to_reopen
 
         if self.folds:
             raise InputError(f"{self.folder} holds a cross-validation: evaluate one of its folds, such as .folds[0].")
         with showing(quiet=quiet) as shown:
-            dataset = opened(data or data_to_reopen(self.folder), quiet=quiet)
+            if data and is_labelled_folder(Path(data)):
+                if references or corruptions or split != "test":
+                    raise InputError("references, corruptions and split are of CIFAR-10: leave them out.")
+                return evaluate_own_images(
+                    self.load(device=device), Path(data), name=self.folder.name, views=tta, display=shown
+                )[0]
+            dataset = opened(str(data) or data_to_reopen(self.folder), quiet=quiet)
             return evaluate_run(
                 self.folder, dataset, split=split, purpose="cifar.Run.evaluate", device=choose_device(device),
                 display=shown, views=tta, trust_code=self.trust_code, references=references, corruptions=corruptions,

@@ -1,11 +1,21 @@
 """A local server that speaks the hub's protocol, well enough for huggingface_hub's own client."""
 
 import hashlib
+import json
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 TINY = "test_vit.r160_in1k"  # timm's own, for tests: 0.4 million parameters
+# As timm writes it beside the weights of somebody's network.
+CONFIG = {
+    "architecture": "test_vit", "num_classes": 10, "num_features": 64,
+    "pretrained_cfg": {
+        "input_size": [3, 160, 160], "fixed_input_size": True, "interpolation": "bicubic", "crop_pct": 0.95,
+        "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "num_classes": 10, "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    },
+}  # fmt: skip
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -61,6 +71,10 @@ class HubHandler(BaseHTTPRequestHandler):
             linked = {"X-Linked-Etag": f'"{hub.sha256}"', "X-Linked-Size": str(len(hub.body))}
             store = f"http://localhost:{hub.server_port}"  # another host, as the hub's: no metadata is asked there
             self.answer(302, {"Location": f"{store}/store/{hub.sha256}", "X-Repo-Commit": COMMIT, **linked})
+        elif self.path == f"/timm/{TINY}/resolve/main/config.json":
+            body = json.dumps(CONFIG).encode()
+            headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            self.answer(200, headers, body)
         elif self.path == f"/store/{hub.sha256}":
             self.send_bytes()
         elif self.path.startswith(f"/timm/{TINY}/"):

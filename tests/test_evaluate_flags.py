@@ -1,5 +1,6 @@
 """`cifar evaluate` as a person meets it: every flag both ways, on the sample."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from cifar import Run, load_model
 from cifar.audit import people as people_of
 from cifar.audit.people import References
 from cifar.cli import app, run_app
+from cifar.data.cifar10 import Dataset, load
+from cifar.data.split import CLASSES
 from cifar.pipeline import evaluation as evaluations
+from cifar.pipeline.elsewhere import training_images_among
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -170,3 +176,85 @@ def test_an_overwritten_run_keeps_nothing_of_the_former_evaluation(run: Path) ->
     with new_run(run, overwrite=True) as create:
         create({"recipe.json": "{}", "summary.json": "{}"})
     assert sorted(path.name for path in run.iterdir()) == ["checksums.json", "recipe.json", "summary.json"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory, sample: Dataset) -> Path:
+    """The 20 first test images of the sample, in folders of their classes, as PNG files, half of them enlarged."""
+    folder, part = tmp_path_factory.mktemp("photos"), load(sample, "test")
+    for number, (image, label) in enumerate(zip(part.images[:20], part.labels[:20].tolist(), strict=True)):
+        (folder / CLASSES[label]).mkdir(exist_ok=True)
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        if number % 2:
+            picture = picture.resize((64, 96))
+        picture.save(folder / CLASSES[label] / f"{number}.png")
+    return folder
+
+
+def test_own_images_are_scored_by_their_folders(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cifar predict` finds their classes; written where -o says, and not into the run."""
+    before = sorted(path.name for path in run.iterdir())
+    assert cifar("evaluate", run, "--data", photos, "-d", "cpu", "-o", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    evaluation = read(tmp_path / "out" / "evaluation.json")
+    names = sorted(photos.rglob("*.png"))
+    predictions = load_model(run, device="cpu").predict(names)
+    hits = sum(name == path.parent.name for name, path in zip(predictions.names, names, strict=True))
+    assert (evaluation["num_images"], evaluation["accuracy"]) == (20, hits / 20)
+    assert "own images: accuracy" in out
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == predictions.names
+    assert [row["class"] for row in rows] == [path.parent.name for path in names]
+    scaling = evaluation["temperature_scaling"]
+    assert scaling["temperature"] == read(run / "evaluation.json")["temperature_scaling"]["temperature"]
+    probs = predictions.probs.gather(1, torch.tensor([CLASSES.index(path.parent.name) for path in names])[:, None])
+    assert scaling["after"]["loss"] == pytest.approx(-probs.log().mean().item(), rel=1e-4)
+    assert sorted(path.name for path in run.iterdir()) == before
+    assert len(read(run / "summary.json")["test_readings"]) == 1
+    assert Run(run).evaluate(data=photos, device="cpu", quiet=True)["accuracy"] == hits / 20
+
+
+def test_what_is_no_image_or_no_class_is_said_and_left_out(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = shutil.copytree(photos, tmp_path / "mine")
+    (mine / "zebra").mkdir()
+    broken = next(path for path in mine.iterdir() if path.name != "zebra") / "broken.png"
+    broken.write_bytes(b"nothing")
+    assert cifar("evaluate", run, "--data", mine, "-d", "cpu", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["num_images"] == 20
+    assert f"{broken} is not an image" in captured.err
+    assert f"{mine / 'zebra'} is left out: its name is no class" in captured.err
+    shutil.rmtree(mine)
+    (mine / "cat").mkdir(parents=True)
+    assert cifar("evaluate", run, "--data", mine, "-d", "cpu") == 2
+    assert "holds no images that can be read" in capsys.readouterr().err
+
+
+def test_training_images_among_own_ones_are_counted(sample: Dataset) -> None:
+    assert training_images_among(load(sample, "train").select(torch.arange(7))) == 7
+    assert training_images_among(load(sample, "test").select(torch.arange(7))) == 0
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], "Name a run's folder, or weights of others"),
+    (["{run}", "--weights", "x.pth"], "Name a run's folder, or weights of others"),
+    (["{run}", "-m", "resnet20"], "belong to --weights"),
+    (["{run}", "-o", "out"], "-o is of --weights and of own images"),
+    (["--weights", "x.pth"], "Name the network of x.pth"),
+    (["--weights", "timm:resnet18", "-m", "resnet18"], "names its network: leave -m out"),
+    (["--weights", "x.pth", "-m", "resnet20", "--normalise", "1,2", "1,1,1"], "give three numbers"),
+    (["--weights", "x.pth", "-m", "resnet20", "--references"], "leave them out"),
+    (["{run}", "--data", "{photos}", "--split", "validation"], "leave them out"),
+    (["{run}", "--data", "{photos}", "-o", "{run}"], "holds a run: name another folder"),
+])  # fmt: skip
+def test_flags_that_do_not_go_together_are_refused(
+    flags: list[str], words: str, run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [flag.format(run=run, photos=photos) for flag in flags]
+    assert cifar("evaluate", *given, "-d", "cpu") == 2
+    assert words in capsys.readouterr().err

@@ -91,7 +91,8 @@ def test_every_room_has_a_level() -> None:
 
 
 WRITERS = ("write_bytes", "write_text", "write_json", "write_whole", "savefig", "unlink", "rmtree")
-# Who else writes, and what: the cache and downloads, compiled kernels, benchmark data, uploads of the demo.
+# Who else writes, and what: the cache and downloads, compiled kernels, benchmark data, uploads of the demo, evaluations
+# that are no run's.
 OTHER_WRITERS = {
     "files",
     "runs",
@@ -101,6 +102,7 @@ OTHER_WRITERS = {
     "audit",
     "bench",
     "models",
+    "pipeline/elsewhere",
     "serving/demo",
     "serving/intake",
     "training/features",

@@ -4,20 +4,38 @@ import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column, Table
 
 from cifar.cli import display
-from cifar.cli.app import Data, Device, TrustCode, app, check_split, check_views, open_data
+from cifar.cli.app import Device, TrustCode, app, check_split, check_views, open_data
 from cifar.errors import InputError
 from cifar.machine import choose_device
 
+if TYPE_CHECKING:
+    from cifar.models.foreign import Statistics
 
-@app.command(rich_help_panel="Understand")
+
+EXAMPLES = """Examples:
+
+cifar evaluate runs/mine --references --corruptions
+
+cifar evaluate resnet --data my-photos -o my-photos-evaluated
+
+cifar evaluate --weights resnet20.pth -m resnet20 --normalise 0.485,0.456,0.406 0.229,0.224,0.225
+"""
+
+
+@app.command(rich_help_panel="Understand", epilog=EXAMPLES)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder; for images of one's own also a recorded run, an exported one or an ONNX file."
+        ),
+    ] = "",
     split: Annotated[str, typer.Option("--split", help="test or validation.")] = "test",
     tta: Annotated[
         str,
@@ -29,66 +47,170 @@ def evaluate(
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Evaluate on 75 corrupted copies of the test images, too (minutes).")
     ] = False,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            help="In place of a run: a file of weights that others trained (state dict, safetensors), with -m; or "
+            "timm:NAME, such as timm:hf_hub:owner/name.",
+        ),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option("-m", "--model", help="The network of --weights: resnet20, timm:NAME, package.module:function."),
+    ] = "",
+    normalise: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--normalise",
+            metavar="MEAN STD",
+            help="Of red, green, blue as --weights had them, such as 0.49,0.48,0.45 0.2,0.2,0.2; default CIFAR-10's.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="For --weights or own images: a folder for the files; default none."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of tables.")] = False,
     device: Device = "",
-    data: Data = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            help="A folder or archive of CIFAR-10, or `sample`; or images of one's own, in a folder for each class.",
+        ),
+    ] = "",
     trust_code: TrustCode = False,
 ) -> None:
-    """Accuracy with interval, loss, calibration, figures per class; writes evaluation.json and pictures."""
+    """Accuracy with interval, loss, calibration, figures per class; of a run, of others' weights, on own images.
+
+    A run on CIFAR-10 gets evaluation.json and pictures in its folder.
+    """
+    check_split(split)
+    check_views(tta)
+    if bool(run) == bool(weights):
+        raise InputError("Name a run's folder, or weights of others with --weights FILE -m MODEL.")
+    if (model or normalise) and not weights:
+        raise InputError("-m and --normalise belong to --weights: a run names its own network.")
+    from cifar.pipeline.elsewhere import is_labelled_folder
+
+    own_images = bool(data) and is_labelled_folder(Path(data))
+    elsewhere = own_images or bool(weights)
+    if elsewhere and (references or corruptions or split != "test"):
+        raise InputError("--references, --corruptions and --split are of a run on CIFAR-10: leave them out.")
+    if output and not elsewhere:
+        raise InputError("-o is of --weights and of own images: the files of a run stay in its folder.")
+    all_read = True
+    with display.TerminalDisplay() as shown:
+        if elsewhere:
+            statistics = (numbers(normalise[0]), numbers(normalise[1])) if normalise else None
+            evaluation, all_read = evaluate_without_run(
+                run, weights, model, normalise=statistics, own_images=own_images, data=data, views=tta, device=device,
+                output=output, trust_code=trust_code, shown=shown,
+            )  # fmt: skip
+        else:
+            evaluation = evaluate_one_run(
+                Path(run), data=data, split=split, views=tta, references=references, corruptions=corruptions,
+                device=device, trust_code=trust_code, shown=shown,
+            )  # fmt: skip
+    if as_json:
+        evaluation.pop("recipe_views", None)
+        print(json.dumps(evaluation, indent=2))
+    else:
+        show_evaluation(evaluation)
+        show_files(evaluation, output if elsewhere else Path(run))
+    if not all_read:
+        raise typer.Exit(1)
+
+
+def numbers(text: str) -> tuple[float, float, float]:
+    """Three numbers of --normalise, of red, green and blue.
+
+    Raises:
+        InputError: they are not three numbers.
+    """
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        raise InputError(f"--normalise {text}: give three numbers, such as 0.491,0.482,0.447.") from None
+    return red, green, blue
+
+
+def evaluate_one_run(
+    folder: Path, *, data: str, split: str, views: str, references: bool, corruptions: bool, device: str,
+    trust_code: bool, shown: display.TerminalDisplay,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate a run on CIFAR-10 as its flags say; gives what `evaluate_run` does, and "recipe_views"."""
     from cifar.pipeline.evaluation import evaluate_run
     from cifar.pipeline.job import data_to_reopen
     from cifar.runs import CROSSVAL, run_recipe
 
-    check_split(split)
-    check_views(tta)
-    if (run / CROSSVAL).exists():
-        raise InputError(f"{run} holds a cross-validation: evaluate one of its folds, such as {run / 'fold-0'}.")
-    recipe = run_recipe(run)
+    if (folder / CROSSVAL).exists():
+        raise InputError(f"{folder} holds a cross-validation: evaluate one of its folds, such as {folder / 'fold-0'}.")
+    recipe = run_recipe(folder)
     device = choose_device(device)
-    dataset = open_data(data or data_to_reopen(run))
-    purpose = "cifar evaluate" + f" --tta {tta}" * bool(tta) + " --references" * references
-    with display.TerminalDisplay() as shown:
-        evaluation = evaluate_run(
-            run, dataset, split=split, purpose=purpose + " --corruptions" * corruptions, device=device, display=shown,
-            views=tta, trust_code=trust_code, references=references, corruptions=corruptions,
-        )  # fmt: skip
-    if as_json:
-        print(json.dumps(evaluation, indent=2))
+    dataset = open_data(data or data_to_reopen(folder))
+    purpose = "cifar evaluate" + f" --tta {views}" * bool(views) + " --references" * references
+    return evaluate_run(
+        folder, dataset, split=split, purpose=purpose + " --corruptions" * corruptions, device=device, display=shown,
+        views=views, trust_code=trust_code, references=references, corruptions=corruptions,
+    ) | {"recipe_views": recipe.tta.views}  # fmt: skip
+
+
+def evaluate_without_run(
+    run: str, weights: str, model: str, *, normalise: "Statistics | None", own_images: bool, data: str, views: str,
+    device: str, output: Path | None, trust_code: bool, shown: display.TerminalDisplay,
+) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    """Evaluate a run's network or others' weights, on own images or the test images; and whether all were read."""
+    from cifar.pipeline.elsewhere import evaluate_own_images, evaluate_test_images, foreign_classifier
+    from cifar.serving.classifier import load_model
+
+    if weights:
+        classifier = foreign_classifier(weights, model, normalise=normalise, device=device)
     else:
-        show_evaluation(evaluation, run, recipe_views=recipe.tta.views)
+        classifier = load_model(run, device=device, trust_code=trust_code)
+    name = f"{Path(weights).name} ({model or 'timm'})" if weights else Path(run).name
+    how: dict[str, Any] = {"name": name, "views": views, "output": output, "display": shown}
+    if own_images:
+        return evaluate_own_images(classifier, Path(data), **how)
+    return evaluate_test_images(classifier, open_data(data), **how), True
 
 
-def show_evaluation(evaluation: Mapping[str, Any], folder: Path, *, recipe_views: str) -> None:
-    """Print what the files of an evaluation hold, and where they are.
-
-    Args:
-        evaluation: what `evaluate_run` gives.
-        folder: of the run.
-        recipe_views: the recipe's TTA.
-    """
+def show_evaluation(evaluation: Mapping[str, Any]) -> None:
+    """Print the figures of an evaluation; its "recipe_views" is the recipe's TTA, where there is a recipe."""
     display.result_text(
         f"{display.sample_prefix(evaluation)}{evaluation['split']}: accuracy {evaluation['accuracy']:.2%} of "
         f"{evaluation['num_images']:,} images, 95 % interval {display.interval(evaluation['interval'])}; "
         f"loss {evaluation['loss']:.4f} nats"
     )
-    display.result_text(views_line(evaluation, recipe_views=recipe_views))
+    display.result_text(views_line(evaluation, recipe_views=evaluation.get("recipe_views", evaluation["views"])))
     table = Table("class", *(Column(name, justify="right") for name in ("precision", "recall", "F1", "images")))
     for row in evaluation["per_class"]:
         rates = (f"{row['precision']:.2%}", f"{row['recall']:.2%}", f"{row['f1']:.4f}")
-        table.add_row(row["class"], *rates, f"{row['support']:,}")
+        table.add_row(row["class"], *(rates if row["support"] else ("", "", "")), f"{row['support']:,}")
     display.stdout.print(table)
     show_calibration(evaluation)
+    if "references" in evaluation:
+        show_references(evaluation["references"])
+    if "corruptions" in evaluation:
+        show_corruptions(evaluation["corruptions"])
+
+
+def show_files(evaluation: Mapping[str, Any], folder: Path | None) -> None:
+    """Print which files an evaluation wrote into a folder; None is none."""
+    if not folder:
+        display.say("Nothing was written: -o FOLDER keeps figures, predictions and pictures.")
+        return
     from cifar.runs import evaluation_name
 
     files = ["evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png"]
-    if "references" in evaluation:
-        show_references(evaluation["references"])
-        files.append("references.json")
-    if "corruptions" in evaluation:
-        show_corruptions(evaluation["corruptions"])
-        files += ["corruptions.json", "corruptions.png"]
-    which = {"split": evaluation["split"], "views": evaluation["views"], "recipe_views": recipe_views}
-    display.result_text(f"written to {folder}: {', '.join(evaluation_name(name, **which) for name in files)}")
+    files += ["references.json"] * ("references" in evaluation)
+    files += ["corruptions.json", "corruptions.png"] * ("corruptions" in evaluation)
+    if "recipe_views" in evaluation:
+        which = {name: evaluation[name] for name in ("split", "views", "recipe_views")}
+        files = [evaluation_name(name, **which) for name in files]
+    files += ["predictions.csv"] * (folder / "predictions.csv").exists()
+    display.result_text(f"written to {folder}: {', '.join(files)}")
 
 
 def views_line(evaluation: Mapping[str, Any], *, recipe_views: str) -> str:
@@ -108,11 +230,14 @@ def show_calibration(evaluation: Mapping[str, Any]) -> None:
         f"calibration error {evaluation['calibration_error']:.2%} (15 bins), "
         f"{evaluation['adaptive_calibration_error']:.2%} (adaptive); Brier score {evaluation['brier']:.4f}"
     )
-    scaling = evaluation["temperature_scaling"]
+    scaling = evaluation["temperature_scaling"]  # of own images: as it was fitted by the run
     if scaling:
         before, after = scaling["before"], scaling["after"]
+        fitted = (
+            f"{scaling['num_fitted']:,} validation images" if "num_fitted" in scaling else "the run's validation images"
+        )
         display.result_text(
-            f"at temperature {scaling['temperature']:.3f}, fitted on {scaling['num_fitted']:,} validation images: "
+            f"at temperature {scaling['temperature']:.3f}, fitted on {fitted}: "
             f"calibration error {before['calibration_error']:.2%} → {after['calibration_error']:.2%}, "
             f"loss {before['loss']:.4f} → {after['loss']:.4f} nats"
         )

@@ -76,14 +76,14 @@ def temperature_scaling(
         JSON-ready: the temperature, and loss (nats) and calibration error (fraction) before and after.
     """
     temperature = fit_temperature(validation_probs, validation_labels)
+    fitted = {"temperature": temperature, "fitted_on": "validation", "num_fitted": len(validation_labels)}
+    return fitted | effect_of_temperature(probs, labels, temperature)
+
+
+def effect_of_temperature(probs: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
+    """Return loss (nats) and calibration error (fraction) before and after, as `temperature_scaling` does."""
     before, after = (
         {"loss": negative_log_likelihood(either, labels), "calibration_error": calibration_error(either, labels)}
         for either in (probs, at_temperature(probs, temperature))
     )
-    return {
-        "temperature": temperature,
-        "fitted_on": "validation",
-        "num_fitted": len(validation_labels),
-        "before": before,
-        "after": after,
-    }
+    return {"before": before, "after": after}

@@ -91,34 +91,34 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet20() -> ResNet:
+def resnet20(*, projection: bool = False) -> ResNet:
     """ResNet-20: 269,722 parameters. He et al. report 91.25 % test after 64,000 steps."""
-    return thin_resnet(3)
+    return thin_resnet(3, projection=projection)
 
 
-def resnet32() -> ResNet:
+def resnet32(*, projection: bool = False) -> ResNet:
     """ResNet-32: 464,154 parameters. He et al. report 92.49 %."""
-    return thin_resnet(5)
+    return thin_resnet(5, projection=projection)
 
 
-def resnet44() -> ResNet:
+def resnet44(*, projection: bool = False) -> ResNet:
     """ResNet-44: 658,586 parameters. He et al. report 92.83 %."""
-    return thin_resnet(7)
+    return thin_resnet(7, projection=projection)
 
 
-def resnet56() -> ResNet:
+def resnet56(*, projection: bool = False) -> ResNet:
     """ResNet-56: 853,018 parameters. He et al. report 93.03 %."""
-    return thin_resnet(9)
+    return thin_resnet(9, projection=projection)
 
 
-def resnet110() -> ResNet:
+def resnet110(*, projection: bool = False) -> ResNet:
     """ResNet-110: 1,727,962 parameters. He et al. report 93.57 %."""
-    return thin_resnet(18)
+    return thin_resnet(18, projection=projection)
 
 
-def thin_resnet(num_blocks: int) -> ResNet:
-    """The paper's network for CIFAR-10 with 6 · num_blocks + 2 layers."""
-    return ResNet((16, 32, 64), num_blocks=num_blocks, projection=False)
+def thin_resnet(num_blocks: int, *, projection: bool) -> ResNet:
+    """The paper's network for CIFAR-10 with 6 · num_blocks + 2 layers; with option B for weights of others alone."""
+    return ResNet((16, 32, 64), num_blocks=num_blocks, projection=projection)
 
 
 def resnet18() -> ResNet:
