@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from cifar.timing import timed
 from cifar.training.display import Display
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
-from cifar.training.loggers import open_loggers
+from cifar.training.loggers import Logger, open_loggers
 from cifar.training.loop import train
 from cifar.training.resume import checkpoint_model
 from cifar.training.summary import describe_run, describe_training
@@ -59,11 +60,13 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         InputError: the run to resume was trained on other data.
         WorldError: as `train` and `evaluate_run`.
     """
-    with held(job) as create:
+    with held(job) as create, ExitStack() as closing:
         state = run_state(resumed_summary(job)) if job.resume else "unfinished"
-        timing = dict(job.timing)
+        timing, loggers = dict(job.timing), []
         if state == "unfinished":
-            train_held(job, dataset, display=display, create=create, timing=timing)
+            loggers = train_held(job, dataset, display=display, create=create, timing=timing, closing=closing)
+        elif state == "trained":
+            loggers = loggers_of(job, display=display, closing=closing)
         begun = time.perf_counter()
 
         def announce(summary: dict[str, Any]) -> None:
@@ -80,8 +83,25 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
             display.say(f"{job.folder} is finished already; `--resume {job.folder} -e EPOCHS` trains it for longer.")
         if state != "tested":
             timing["pictures"] = time.perf_counter() - begun - timing["evaluation"]
+            for logger in loggers:
+                logger.result(*result_for_loggers(job.folder))
             update_summary(job.folder, timing={name: round(seconds, 3) for name, seconds in timing.items()})
         return read_json(job.folder / SUMMARY)
+
+
+def result_for_loggers(folder: Path) -> tuple[dict[str, float], dict[str, Path]]:
+    """The figures of a tested run's result, by name, and the files of its pictures."""
+    summary, evaluation = read_json(folder / SUMMARY), read_json(folder / EVALUATION)
+    low, high = evaluation["interval"]
+    figures = {
+        "epochs": summary["epochs"], "best_epoch": summary["best_epoch"], "test_accuracy": evaluation["accuracy"],
+        "test_interval_low": low, "test_interval_high": high, "test_loss": evaluation["loss"],
+        "test_brier": evaluation["brier"], "test_calibration_error": evaluation["calibration_error"],
+    }  # fmt: skip
+    if scaling := evaluation["temperature_scaling"]:
+        figures["temperature"] = scaling["temperature"]
+    pictures = {Path(name).stem: folder / name for name in PICTURES if (folder / name).exists()}
+    return figures, pictures
 
 
 def resumed_summary(job: Job) -> dict[str, Any]:
@@ -144,17 +164,32 @@ def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:
     Raises:
         Stopped, InputError, WorldError: as `run_one`.
     """
-    with held(job) as create:
-        train_held(job, dataset, display=display, create=create, timing={})
+    with held(job) as create, ExitStack() as closing:
+        train_held(job, dataset, display=display, create=create, timing={}, closing=closing)
 
 
-def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, timing: dict[str, float]) -> None:
+def loggers_of(job: Job, *, display: Display, closing: ExitStack) -> list[Logger]:
+    """The loggers that a job asks for, of a run that exists; `closing` closes them."""
+    run_id = wandb_id(job.folder) if job.wandb else ""
+    loggers = open_loggers(job.folder, recipe=job.recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
+    for logger in loggers:
+        closing.callback(logger.close)
+    return loggers
+
+
+def train_held(
+    job: Job, dataset: Dataset, *, display: Display, create: Create, timing: dict[str, float], closing: ExitStack
+) -> list[Logger]:
     """Train a recipe into its run folder, which this process holds.
 
     Args:
         job, dataset, display: as in `run_one`.
         create: creates the run, once nothing can be refused any more.
         timing: gets the seconds of the data and of the training.
+        closing: closes the loggers.
+
+    Returns:
+        the loggers, still open.
 
     Raises:
         Stopped, InputError, WorldError: as `run_one`.
@@ -185,12 +220,9 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, 
         )  # fmt: skip
         counts = {"num_train": len(training), "num_validation": len(validation)}
         create(first_files(recipe, facts | counts))
-    run_id = wandb_id(folder) if job.wandb else ""
     with timed(timing, "training"), ExitStack() as stack:
         stack.callback(display.end_training)
-        loggers = open_loggers(folder, recipe=recipe, wandb_id=run_id, tensorboard=job.tensorboard, say=display.say)
-        for logger in loggers:
-            stack.callback(logger.close)
+        loggers = loggers_of(job, display=display, closing=closing)
         state = train(
             recipe, training, validation, folder=folder, device=job.device, compile=job.compile, capture=job.capture,
             deterministic=job.deterministic, display=display, loggers=loggers, resume=resume,
@@ -200,3 +232,4 @@ def train_held(job: Job, dataset: Dataset, *, display: Display, create: Create, 
         update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)
         raise Stopped(folder)
     update_summary(folder, **describe_training(recipe, state, num_images=len(training)))
+    return loggers

@@ -26,6 +26,9 @@ class Logger(Protocol):
     def log(self, row: Mapping[str, float]) -> None:
         """Take the row of one epoch, as it stands in metrics.csv."""
 
+    def result(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """Take the figures of the test evaluation by name, and the PNG files of the run's pictures."""
+
     def close(self) -> None:
         """Flush everything; called once, also when training was stopped."""
 
@@ -57,6 +60,12 @@ class WandbLogger:
     def log(self, row: Mapping[str, float]) -> None:
         self._run.log(dict(row), step=int(row["epoch"]))
 
+    def result(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        import wandb
+
+        self._run.summary.update(dict(figures))
+        self._run.log({name: wandb.Image(str(path)) for name, path in pictures.items()}, step=int(figures["epochs"]))
+
     def close(self) -> None:
         self._run.finish()
 
@@ -84,6 +93,18 @@ class TensorBoardLogger:
             if name != "epoch":
                 self._writer.add_scalar(name, value, int(row["epoch"]))
 
+    def result(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        import numpy as np
+        from PIL import Image
+
+        step = int(figures["epochs"])
+        for name, value in figures.items():
+            if name != "epochs":
+                self._writer.add_scalar(name, value, step)
+        for name, path in pictures.items():
+            with Image.open(path) as picture:
+                self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
     def close(self) -> None:
         self._writer.close()
 
@@ -104,6 +125,9 @@ class Tolerated:
 
     def log(self, row: Mapping[str, float]) -> None:
         self.attempt(lambda logger: logger.log(row))
+
+    def result(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        self.attempt(lambda logger: logger.result(figures, pictures))
 
     def close(self) -> None:
         self.attempt(lambda logger: logger.close())
@@ -175,4 +199,4 @@ def act_in_time(action: Callable[[T], R], subject: T) -> R:
 def given_up(name: str, error: Exception) -> str:
     """The sentence about a logger that failed."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"Training goes on without {name}: {reason.rstrip('.')}. metrics.csv has every epoch."
+    return f"The run goes on without {name}: {reason.rstrip('.')}. metrics.csv has every epoch."

@@ -1,7 +1,9 @@
 """What wandb and TensorBoard are told is what metrics.csv holds; nothing that happens to them ends a training."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_runs import summary_of
+from PIL import Image
 
 from cifar.cli import app, run_app
 from cifar.files import write_json
 from cifar.recipes import recipe_for, with_fields
-from cifar.runs import metrics_text, read_metrics, wandb_id, write_files
+from cifar.runs import metrics_text, read_json, read_metrics, update_summary, wandb_id, write_files
 from cifar.runs.results import COLUMNS
 from cifar.training import loggers
 from cifar.training.loggers import Tolerated, open_loggers
@@ -57,6 +61,8 @@ def test_wandb_without_a_login_records_offline_and_says_so(tmp_path: Path) -> No
     (path,) = (tmp_path / "run").glob("wandb/offline-run-*/*.wandb")
     rows, metrics = list(history(path)), read_metrics(tmp_path / "run")
     assert len(rows) == len(metrics) == 2
+    assert {"curves", "confusion", "reliability", "mistakes"} <= rows[-1].keys()
+    assert len(list((tmp_path / "run").glob("wandb/offline-run-*/files/media/images/*.png"))) == 4
     for told, written in zip(rows, metrics, strict=True):
         assert {name: told[name] for name in written} == pytest.approx(written, nan_ok=True)
 
@@ -89,13 +95,21 @@ class Failing:
     def log(self, row: Mapping[str, float]) -> None:
         self.act(f"log {row['epoch']:.0f}")
 
+    def result(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        self.act(f"result {figures['epochs']:.0f} {len(pictures)}")
+
     def close(self) -> None:
         self.act("close")
 
 
 @pytest.mark.parametrize(
     "fails, calls",
-    [("", ["log 1", "log 2", "close"]), ("log 1", ["log 1"]), ("close", ["log 1", "log 2", "close"])],
+    [
+        ("", ["log 1", "log 2", "result 2 0", "close"]),
+        ("log 1", ["log 1"]),
+        ("result 2 0", ["log 1", "log 2", "result 2 0"]),
+        ("close", ["log 1", "log 2", "result 2 0", "close"]),
+    ],
 )
 def test_a_failure_is_told_once_and_the_logger_left_alone(fails: str, calls: list[str]) -> None:
     said: list[str] = []
@@ -103,9 +117,10 @@ def test_a_failure_is_told_once_and_the_logger_left_alone(fails: str, calls: lis
     logger = Tolerated("wandb", failing, said.append)
     for epoch in (1, 2):
         logger.log({"epoch": epoch})
+    logger.result({"epochs": 2}, {})
     logger.close()
     assert failing.calls == calls
-    assert said == ["Training goes on without wandb: no route. metrics.csv has every epoch."] * bool(fails)
+    assert said == ["The run goes on without wandb: no route. metrics.csv has every epoch."] * bool(fails)
 
 
 def test_one_that_cannot_begin_does_not_take_the_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +134,7 @@ def test_one_that_cannot_begin_does_not_take_the_other_with_it(tmp_path: Path, m
     opened[0].log({"epoch": 1, "train_loss": 0.5})
     opened[0].close()
     assert list((tmp_path / "tensorboard").iterdir())
-    assert said == ["Training goes on without wandb: RuntimeError. metrics.csv has every epoch."]
+    assert said == ["The run goes on without wandb: RuntimeError. metrics.csv has every epoch."]
 
 
 def scalars(folder: Path) -> dict[int, list[float]]:
@@ -131,6 +146,36 @@ def scalars(folder: Path) -> dict[int, list[float]]:
     for event in shown.Scalars("train_loss"):
         values.setdefault(event.step, []).append(event.value)
     return values
+
+
+def test_the_result_and_its_pictures_are_logged(tmp_path: Path) -> None:
+    """As summary.json and the run's files have them; also when the run was killed after its training."""
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    flags = [*QUICK, "--tensorboard", "-s", str(tmp_path / "run")]
+    assert run_app(app, flags, program="cifar") == 0
+    summary, evaluation = read_json(tmp_path / "run" / "summary.json"), read_json(tmp_path / "run" / "evaluation.json")
+
+    def check() -> None:
+        shown = accumulators.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+        shown.Reload()
+        last = {name: shown.Scalars(name)[-1] for name in shown.Tags()["scalars"]}
+        assert last["test_accuracy"].value == pytest.approx(summary["test_accuracy"])
+        assert last["test_loss"].value == pytest.approx(evaluation["loss"])
+        assert last["temperature"].value == pytest.approx(evaluation["temperature_scaling"]["temperature"])
+        assert last["test_accuracy"].step == 2
+        assert sorted(shown.Tags()["images"]) == ["confusion", "curves", "mistakes", "reliability"]
+        (picture,) = shown.Images("curves")[-1:]
+        with (
+            Image.open(tmp_path / "run" / "curves.png") as drawn,
+            Image.open(io.BytesIO(picture.encoded_image_string)) as got,
+        ):
+            assert np.array_equal(np.asarray(drawn.convert("RGB")), np.asarray(got))
+
+    check()
+    shutil.rmtree(tmp_path / "run" / "tensorboard")
+    update_summary(tmp_path / "run", state="trained", test_accuracy=None, test_interval=None)
+    assert run_app(app, ["train", "--resume", str(tmp_path / "run"), "--tensorboard"], program="cifar") == 0
+    check()
 
 
 def test_tensorboard_shows_each_epoch_once_after_a_kill(tmp_path: Path) -> None:
@@ -157,7 +202,7 @@ def test_a_logger_that_hangs_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) 
         logger.log({"epoch": epoch})
     forever.set()
     assert time.perf_counter() - started < 5
-    assert said == ["Training goes on without wandb: no answer in 0.05 seconds. metrics.csv has every epoch."]
+    assert said == ["The run goes on without wandb: no answer in 0.05 seconds. metrics.csv has every epoch."]
 
 
 def test_folds_of_two_cross_validations_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
