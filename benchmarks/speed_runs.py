@@ -4,7 +4,7 @@
 
 Runs each recipe with seeds 0, 1, …, spread over one session. `speednet-reference` is that recipe in fp32, by PyTorch
 alone, compiled; with -eager, -bf16 or -bf16-compiled behind the name in PyTorch's other ways, with -native by our
-kernels. The folder gets recipe.json, metrics.csv and summary.json of each run, in a folder for each kind of CPU;
+kernels. The folder gets the records and predictions of each run (FILES), in a folder for each kind of CPU;
 runs.json, the seconds of the whole processes; and table.json: of each kind of CPU, means over seeds and the ratios to
 the reference in the fastest of PyTorch's ways and with our kernels. What is in runs.json of this kind of CPU is not run
 again: after an interruption the same command continues.
@@ -39,7 +39,7 @@ WAYS = {
     f"{REFERENCE}-native": (),
 }
 NATIVE = f"{REFERENCE}-native"
-FILES = ("recipe.json", "metrics.csv", "summary.json")
+FILES = ("recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz")
 
 
 def main() -> None:
