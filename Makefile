@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet
 COMPILE := $(BIN)/uv pip compile --quiet $(UPGRADE)
 
-.PHONY: train test lint types check pins audit clean
+.PHONY: train test lint types docs check pins audit clean
 
 train: .venv/.installed  ## fetch and verify CIFAR-10, train the quick default model, print its test accuracy
 	$(BIN)/python train.py -m speednet-quick
@@ -20,7 +20,10 @@ lint: .venv/.installed-test
 types: .venv/.installed-test
 	$(BIN)/mypy
 
-check: lint types test
+docs: .venv/.installed-test  ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint types docs test
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cifar.api import Run, compare, list_models, list_recipes, load_data, load_model, recipe, resume, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Run", "__version__", "compare", "list_models", "list_recipes", "load_data", "load_model", "recipe", "resume",
     "train",

@@ -175,7 +175,13 @@ class Run:
         return write_report([self.folder], path, command=f"cifar report {shlex.quote(str(self.folder))}")
 
     def export(
-        self, kind: str = "onnx", output: str | Path | None = None, *, pixels: str = "float", int8: bool = False
+        self,
+        kind: str = "onnx",
+        output: str | Path | None = None,
+        *,
+        pixels: str = "float",
+        int8: bool = False,
+        opset: int = 0,
     ) -> Path:
         """Write the network for use elsewhere, as `cifar export` does.
 
@@ -184,6 +190,7 @@ class Run:
             output: the .onnx file or the folder; None is in the run's folder.
             pixels: input of the ONNX file: float, in [0, 1], or uint8, 0 to 255.
             int8: also write an 8-bit ONNX file, calibrated and measured on validation images.
+            opset: ONNX's operator set, lower for older runtimes; 0 is PyTorch's choice.
 
         Raises:
             InputError: no such kind or input, or a network that ONNX cannot express.
@@ -198,7 +205,7 @@ class Run:
         if kind == "safetensors":
             return write_folder(self.folder, path, trust_code=self.trust_code)[0]
         open_it = (lambda: opened(data_to_reopen(self.folder), quiet=False)) if int8 else None
-        return write_onnx(self.folder, path, kind=pixels, open_data=open_it, trust_code=self.trust_code)[0]
+        return write_onnx(self.folder, path, kind=pixels, opset=opset, open_data=open_it, trust_code=self.trust_code)[0]
 
     def load(self, *, device: str = "") -> "Classifier":
         """The trained network, to predict with.

@@ -17,7 +17,7 @@ from cifar import __version__
 from cifar.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in glibc's malloc.h
-PACKAGES = ("torch", "torchvision", "timm", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow")
 
 
 def describe_machine() -> dict[str, object]:

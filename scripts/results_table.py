@@ -1,4 +1,4 @@
-"""Write the README's tables, and that of `cifar models`, from what results/* hold.
+"""Write the tables of README, docs/recipes.md, docs/results.md and `cifar models` from what results/* hold.
 
 python scripts/results_table.py
 """
@@ -20,6 +20,10 @@ EXPORT_HEAD = (
     "| run | network | largest difference | accuracy fp32 → int8 | accuracy lost | images/s fp32 → int8 | speedup "
     "| size fp32 → int8 |\n"
     "|---|---|---|---|---|---|---|---|\n"
+)
+MODELS_HEAD = (
+    "| recipe | test accuracy | 95% interval | seeds | parameters | time | weights come along |\n"
+    "|---|---|---|---|---|---|---|\n"
 )
 SPEED_HEAD = (
     "| recipe | mean test accuracy | standard deviation | 95% interval of the mean | seeds | time of the whole process "
@@ -63,7 +67,7 @@ def row_of_crossval(folder: Path) -> str:
 def row(folder: Path, accuracy: str, interval: list[float], seed: object, summary: dict[str, Any]) -> str:
     """A row of the table of results."""
     cells = (
-        f"[{folder.name}](results/{folder.name})",
+        folder.name,
         accuracy,
         f"{interval[0]:.2%} to {interval[1]:.2%}",
         str(seed),
@@ -90,7 +94,7 @@ def row_of_export(path: Path) -> str:
     export = json.loads(path.read_text())
     fp32, int8 = export["int8"]["fp32"], export["int8"]["int8"]
     cells = (
-        f"[{path.parent.name}](results/{path.parent.name}/export.json)",
+        path.parent.name,
         export["model"],
         f"{export['parity']['largest_difference']:.1e}",
         f"{fp32['accuracy']:.2%} → {int8['accuracy']:.2%}",
@@ -221,18 +225,48 @@ def hardware(machine: dict[str, Any]) -> str:
     return f"{', '.join(machine['gpus']) or machine['processor']}, {machine['cores']} cores ({machine['instructions']})"
 
 
-def with_tables(text: str, results: Path) -> str:
-    """The README's text with every table written anew from these results."""
-    for name, write in {"speed": speed_table, "gpu": gpu_table, "results": table, "exports": export_table}.items():
-        begin, end = f"<!-- {name}: written by scripts/results_table.py -->\n", f"<!-- end of {name} -->\n"
+def models_table(results: Path) -> str:
+    """A row for each recorded recipe, the most accurate first."""
+    return MODELS_HEAD + "".join(map(row_of_model, recorded_models(results)))
+
+
+def row_of_model(row: dict[str, Any]) -> str:
+    """What `cifar models` shows of a recipe."""
+    interval, tta = row["interval"], f" (TTA: {row['tta']})" if row["tta"] != "none" else ""
+    cells = (
+        f"`{row['recipe']}`",
+        f"{row['accuracy']:.2%}{tta}",
+        f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "",
+        str(row["seeds"]),
+        f"{row['parameters']:,}",
+        f"{row['minutes']:.1f} min",
+        "yes" if row["weights"] else "no",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+TABLES = {
+    "README.md": {"models": models_table},
+    "docs/recipes.md": {"models": models_table},
+    "docs/results.md": {"speed": speed_table, "gpu": gpu_table, "results": table, "exports": export_table},
+}
+
+
+def with_tables(name: str, text: str, results: Path) -> str:
+    """The text of a file of TABLES with each of its tables written anew from these results."""
+    for table_name, write in TABLES[name].items():
+        begin = f"<!-- {table_name}: written by scripts/results_table.py -->\n"
+        end = f"<!-- end of {table_name} -->\n"
         before, _, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
-        assert found_end, f"README.md lacks the markers of the table {name}"
-        text = before + begin + write(results) + end + after
+        assert found_end, f"{name} lacks the markers of the table {table_name}"
+        # Python-Markdown takes a table only after an empty line.
+        text = before + begin + "\n" + write(results) + "\n" + end + after
     return text
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text(), ROOT / "results"))
+    for name in TABLES:
+        path = ROOT / name
+        path.write_text(with_tables(name, path.read_text(), ROOT / "results"))
     (ROOT / RECORDED).write_text(json.dumps(recorded_models(ROOT / "results"), indent=2) + "\n")

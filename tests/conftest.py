@@ -1,5 +1,6 @@
 """What several tests share: the sample, opened once; a cache of its own, that no test touches the person's; a hub."""
 
+import io
 import os
 import shutil
 import threading
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import TINY, Hub
+from PIL import Image
 from safetensors.torch import save
 
 from cifar.data.cifar10 import Dataset, Split, load, open_dataset
 from cifar.models.pretrained import create
+from cifar.pipeline import run
 from cifar.reporting import pictures
 
 # Small batches gain nothing from a second thread, and lose a hundredfold where other work holds the other core.
@@ -102,6 +105,11 @@ def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Runs get files that stand for their pictures: to draw them takes longer than a short training."""
     if "drawn" in request.fixturenames:
         return
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "png")
+    blank = data.getvalue()
     names = ("confusion.png", "reliability.png", "mistakes.png")
-    monkeypatch.setattr(pictures, "training_pictures", lambda *_, **__: {"curves.png": b"blank"})
-    monkeypatch.setattr(pictures, "evaluation_pictures", lambda *_, **__: dict.fromkeys(names, b"blank"))
+    batches = ("train_batch.png", "val_batch.png")
+    monkeypatch.setattr(pictures, "training_pictures", lambda *_, **__: {"curves.png": blank})
+    monkeypatch.setattr(pictures, "evaluation_pictures", lambda *_, **__: dict.fromkeys(names, blank))
+    monkeypatch.setattr(run, "batch_pictures", lambda *_, **__: dict.fromkeys(batches, blank))

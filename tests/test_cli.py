@@ -42,6 +42,7 @@ def test_a_run_leaves_its_folder(finished: Path) -> None:
     assert names == {
         "recipe.json", "metrics.csv", "model.safetensors", "last.ckpt", "summary.json", "checksums.json",
         "curves.png", "evaluation.json", "predictions.npz", "confusion.png", "reliability.png", "mistakes.png",
+        "train_batch.png", "val_batch.png",
     }  # fmt: skip
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["finished"]
@@ -325,7 +326,7 @@ def test_evaluate_prints_tables(finished: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("flags, code, words", [
     (["nowhere"], 2, "not a run folder"),
     (["RUN", "--split", "train"], 2, "test or validation"),
-    ([], 2, "'run'"),
+    ([], 2, "Name a run's folder"),
 ])  # fmt: skip
 def test_evaluate_bad_input(
     flags: list[str], code: int, words: str, finished: Path, capsys: pytest.CaptureFixture[str]

@@ -91,7 +91,7 @@ def test_the_summary_of_a_run(sample: Dataset, tmp_path: Path) -> None:
     assert len(summary["test_readings"]) == 1
     # The result is told before any picture is drawn.
     assert display.events == ["end of training", "result of fold None, tested, pictures []"]
-    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert len(list(tmp_path.glob("*.png"))) == 6
 
 
 def test_the_summary_counts_the_parts_of_a_resumed_run(sample: Dataset, tmp_path: Path) -> None:
@@ -164,13 +164,25 @@ def test_a_trained_run_is_only_evaluated_and_a_tested_one_left_alone(sample: Dat
 def test_pictures_that_an_interruption_left_out_are_drawn(sample: Dataset, tmp_path: Path) -> None:
     """The same pictures, without another test evaluation."""
     summary = run_one(job_of(tmp_path), sample, display=Display())
-    pictures = {name: (tmp_path / name).read_bytes() for name in PICTURES[:4]}
+    drawn = [name for name in PICTURES if name != "corruptions.png"]
+    pictures = {name: (tmp_path / name).read_bytes() for name in drawn}
     for name in pictures:
         (tmp_path / name).unlink()
     display = Stopping()
     assert run_one(job_of(tmp_path, resume=True), sample, display=display) == summary
     assert {name: (tmp_path / name).read_bytes() for name in pictures} == pictures
     assert display.events == []
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_run_that_holds_nothing_out_has_no_picture_of_it(sample: Dataset, tmp_path: Path) -> None:
+    recipe = with_fields(PLAIN, validation_fraction=0.0, epochs=1)
+    run_one(job_of(tmp_path, recipe), sample, display=Display())
+    assert (tmp_path / "train_batch.png").exists()
+    assert not (tmp_path / "val_batch.png").exists()
+    again = Stopping()
+    run_one(job_of(tmp_path, recipe, resume=True), sample, display=again)
+    assert again.events == [f"{tmp_path} is finished already; `--resume {tmp_path} -e EPOCHS` trains it for longer."]
 
 
 def test_an_evaluation_that_was_interrupted_is_counted_and_made_again(

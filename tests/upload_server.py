@@ -100,14 +100,14 @@ class UploadHandler(BaseHTTPRequestHandler):
             ("HEAD", "/", self.front_page),
             ("POST", "/api/repos/create", self.create),
             ("POST", "/api/validate-yaml", self.validate),
-            ("GET", "/api/models/([^/]+/[^/]+)", self.information),
-            ("POST", "/api/models/([^/]+/[^/]+)/preupload/main", self.preupload),
-            ("POST", "/([^/]+/[^/]+)[.]git/info/lfs/objects/batch", self.batch),
+            ("GET", "/api/(?:models|spaces)/([^/]+/[^/]+)", self.information),
+            ("POST", "/api/(?:models|spaces)/([^/]+/[^/]+)/preupload/main", self.preupload),
+            ("POST", "/(?:spaces/)?([^/]+/[^/]+)[.]git/info/lfs/objects/batch", self.batch),
             ("PUT", "/store/([0-9a-f]{64})", self.keep),
             ("PUT", "/store/([0-9a-f]{64})/([0-9]+)", self.keep_part),
             ("POST", "/store/([0-9a-f]{64})/complete", self.complete),
             ("POST", "/verify", self.verify),
-            ("POST", "/api/models/([^/]+/[^/]+)/commit/main", self.commit),
+            ("POST", "/api/(?:models|spaces)/([^/]+/[^/]+)/commit/main", self.commit),
         ):
             found = re.fullmatch(pattern, self.path.partition("?")[0])
             if found and method == self.command:
@@ -136,7 +136,8 @@ class UploadHandler(BaseHTTPRequestHandler):
     def create(self, body: bytes) -> None:
         asked = json.loads(body)
         name = f"{asked['organization']}/{asked['name']}"
-        assert asked.get("type", "model") == "model", asked
+        assert asked.get("type", "model") in ("model", "space"), asked
+        assert asked.get("sdk") == ("gradio" if asked.get("type") == "space" else None), asked
         if not self.may_write(name):
             return
         url = {"url": f"{self.server.url}/{name}"}

@@ -26,6 +26,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also an 8-bit ONNX file, calibrated and measured on validation images.")
     ] = False,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=9, help="ONNX's operator set, lower for older runtimes; default 20.")
+    ] = None,
     uncalibrated: Annotated[
         bool, typer.Option("--uncalibrated", help="The network's own probabilities, not at the fitted temperature.")
     ] = False,
@@ -45,8 +48,8 @@ def export(
     from cifar.pipeline.job import data_to_reopen
 
     if file_format == "safetensors":
-        if int8 or uncalibrated or kind != "float":
-            raise InputError("--int8, --input and --uncalibrated need --format onnx.")
+        if int8 or uncalibrated or kind != "float" or opset:
+            raise InputError("--int8, --input, --opset and --uncalibrated need --format onnx.")
         target, record = write_folder(run, output, trust_code=trust_code)
         display.result_text(
             f"{target}: {record['model']}, {record['bytes']:,} bytes of weights; load_model({str(target)!r})"
@@ -58,6 +61,7 @@ def export(
         output,
         kind=kind,
         calibrated=not uncalibrated,
+        opset=opset or 0,
         open_data=open_it,
         trust_code=trust_code,
         announce=show_onnx,

@@ -33,6 +33,9 @@ def push(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     repository: Annotated[str, typer.Argument(help="owner/name on the hub; created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Push its demo as a Space, with this package, in place of a model.")
+    ] = False,
     token: Annotated[
         str,
         typer.Option("--token", help="Of the hub; HF_TOKEN or `hf auth login` keep it out of the shell's history."),
@@ -47,19 +50,20 @@ def push(
     """
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from cifar.serving.push import files_to_push, push_files, size_of
+    from cifar.serving.push import files_of_space, files_to_push, push_files, size_of
 
-    files = files_to_push(run, repository)
+    files = (files_of_space if space else files_to_push)(run, repository)
     total = sum(map(size_of, files.values()))
     amount = f"{len(files)} files, {total / 1e6:.1f} MB"
     if dry_run:
+        width = max(20, *(len(name) + 1 for name in files))
         for name, content in files.items():
-            display.result_text(f"{name:<20}{size_of(content):>14,} bytes")
-        kind = "the private repository" if private else "the repository"
+            display.result_text(f"{name:<{width}}{size_of(content):>14,} bytes")
+        kind = f"the {'private ' if private else ''}{'Space' if space else 'repository'}"
         display.result_text(f"would be pushed to {kind} {repository}: {amount}; nothing was sent")
         return
     if not display.is_live():
         disable_progress_bars()
     message = f"The run {run.resolve().name} of cifar"
-    url = push_files(files, repository, private=private, token=token, message=message, say=display.say)
+    url = push_files(files, repository, private=private, token=token, message=message, space=space, say=display.say)
     display.result_text(f"{url}: {amount}")

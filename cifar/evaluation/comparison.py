@@ -1,7 +1,7 @@
 """Runs compared on the same images: what may be compared, every pair, their vote, and seeds of one recipe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class EvaluatedRun:
         num_test_evaluations: how often the run has been evaluated on the test split so far.
         probs: float32 [N, 10], in the original order of the images.
         labels: int64 [N].
+        computed: how and where it was trained: what besides recipe and seed decides its bits.
     """
 
     name: str
@@ -43,6 +44,7 @@ class EvaluatedRun:
     num_test_evaluations: int
     probs: NDArray[np.float32]
     labels: NDArray[np.int64]
+    computed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -142,6 +144,7 @@ def describe_run(run: EvaluatedRun) -> dict[str, Any]:
         "seed": run.recipe.seed,
         "views": run.views,
         "test_readings": run.num_test_evaluations,
+        "computed": dict(run.computed),
         "num_correct": num_correct,
         "accuracy": num_correct / len(run.labels),
         "interval": list(wilson_interval(num_correct, len(run.labels))),

@@ -25,12 +25,25 @@ def conclude(result: Mapping[str, Any]) -> list[str]:
 def conclude_pair(result: Mapping[str, Any]) -> str:
     """Return which of two runs is better; the argument as of `conclude`."""
     pair = result["pairs"][0]
-    one_recipe = len(result["recipes"]) == 1
+    luck = luck_of_one_recipe(*result["runs"]) if len(result["recipes"]) == 1 else ONE_SEED
     return (
         f"{verdict(pair, p=pair['mcnemar_p'])}, 95 % interval {points_range(signed(pair['interval'], pair))}, "
-        f"McNemar {p_words(pair['mcnemar_p'])} (paired over {images(result)}; "
-        + ("two runs of one recipe, so this is the luck of the seed)." if one_recipe else f"{ONE_SEED}).")
+        f"McNemar {p_words(pair['mcnemar_p'])} (paired over {images(result)}; {luck})."
     )
+
+
+def luck_of_one_recipe(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Return why two runs of one recipe differ: their seeds, or how they were computed.
+
+    Args:
+        first, second: items of `runs` of `compare_runs`.
+    """
+    if first["seed"] != second["seed"]:
+        return "two runs of one recipe, so this is the luck of the seed"
+    other = [name for name, value in first["computed"].items() if value != second["computed"].get(name)]
+    if other:
+        return f"one recipe and seed, computed otherwise: {', '.join(other)}"
+    return "one recipe and seed, computed alike as far as is recorded"
 
 
 def conclude_runs(result: Mapping[str, Any]) -> str:

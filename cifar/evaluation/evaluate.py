@@ -81,9 +81,18 @@ def temperature_scaling(
 
 
 def effect_of_temperature(probs: Tensor, labels: Tensor, temperature: float) -> dict[str, Any]:
-    """Return loss (nats) and calibration error (fraction) before and after, as `temperature_scaling` does."""
+    """Return loss (nats) and calibration error (fraction) before and after, and the bins after.
+
+    Args:
+        probs: float [N, 10]; labels: int64 [N].
+        temperature: that was fitted on other images.
+    """
+    scaled = at_temperature(probs, temperature)
     before, after = (
         {"loss": negative_log_likelihood(either, labels), "calibration_error": calibration_error(either, labels)}
-        for either in (probs, at_temperature(probs, temperature))
+        for either in (probs, scaled)
     )
-    return {"before": before, "after": after}
+    return {
+        "before": before,
+        "after": after | {"reliability": [bin_record(bin_) for bin_ in equal_bins(scaled, labels)]},
+    }

@@ -45,7 +45,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)
-    weights = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)  # [N, heads, T, T]
+    weights = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(-1)  # [N, heads, T, T]
     mixed: Tensor = weights @ value
     return mixed
 

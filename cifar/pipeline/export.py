@@ -38,6 +38,7 @@ def write_onnx(
     *,
     kind: str = "float",
     calibrated: bool = True,
+    opset: int = 0,
     open_data: Callable[[], Dataset] | None = None,
     trust_code: bool = False,
     announce: Callable[[Path, Mapping[str, Any]], None] = lambda _path, _record: None,
@@ -48,7 +49,7 @@ def write_onnx(
         run: a run's folder, or an exported one.
         path: the .onnx file; None is model.onnx in the run's folder.
         kind: "float", pixels in [0, 1], or "uint8", 0 to 255.
-        calibrated: as of `export_onnx`.
+        calibrated, opset: as of `export_onnx`.
         open_data: opens what the run was trained on, for the 8-bit version; None makes none.
         trust_code: as of `write_folder`.
         announce: gets the file and its record before the 8-bit version is begun, which takes minutes.
@@ -67,7 +68,9 @@ def write_onnx(
     if not path.parent.is_dir():
         raise InputError(f"--output {path}: there is no folder {path.parent}.")
     splits = int8_splits(run, open_data()) if open_data else None  # refused before anything is written
-    model, record = export_onnx(run, name=path.name, kind=kind, calibrated=calibrated, trust_code=trust_code)
+    model, record = export_onnx(
+        run, name=path.name, kind=kind, calibrated=calibrated, opset=opset, trust_code=trust_code
+    )
     write_file(path, model)
     int8_path = path.with_name(f"{path.stem}-int8.onnx")
     remove_file(int8_path)  # of an earlier export: it would not belong to this file

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from cifar.data.cifar10 import Dataset, cut, load
-from cifar.data.split import NUM_TRAIN
+from cifar.data.split import CLASSES, NUM_TRAIN
 from cifar.errors import InputError
+from cifar.evaluation.predict import predict
 from cifar.models import is_of_timm, is_pretrained
 from cifar.pipeline.evaluation import evaluate_held
 from cifar.pipeline.job import Create, Job, Stopped, check_data, held, progress_of
@@ -17,12 +18,17 @@ from cifar.recipes import to_mapping
 from cifar.runs import (
     CHANGEABLE,
     CHECKPOINT,
+    CURVES,
     EVALUATION,
     PICTURES,
+    RESULT_PICTURES,
     SUMMARY,
+    TRAIN_BATCH,
+    VAL_BATCH,
     change_recipe,
     check_same,
     first_files,
+    load_network,
     read_json,
     read_metrics,
     read_predictions,
@@ -32,6 +38,7 @@ from cifar.runs import (
     write_file,
 )
 from cifar.timing import timed
+from cifar.training.augment import augmented_examples
 from cifar.training.display import Display
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
@@ -39,6 +46,8 @@ from cifar.training.loggers import Logger, open_loggers
 from cifar.training.loop import train
 from cifar.training.resume import checkpoint_model
 from cifar.training.summary import describe_run, describe_training
+
+BATCH_IMAGES = 24  # in the pictures of batches
 
 
 def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = None) -> dict[str, Any]:
@@ -136,23 +145,57 @@ def draw_missing(job: Job, dataset: Dataset) -> bool:
     Returns:
         whether there were any.
     """
-    folder = job.folder
-    missing = {name for name in PICTURES if name != "corruptions.png" and not (folder / name).exists()}
+    folder, recipe = job.folder, job.recipe
+    wanted = {CURVES, TRAIN_BATCH, *RESULT_PICTURES}
+    if recipe.holdout.validation_fraction or recipe.holdout.num_folds:
+        wanted.add(VAL_BATCH)
+    missing = {name for name in wanted if not (folder / name).exists()}
     if not missing:
         return False
     from cifar.reporting.pictures import evaluation_pictures, training_pictures
 
     pictures: dict[str, bytes] = {}
-    if "curves.png" in missing:
-        title = f"{job.recipe.model}: {folder.name}"
-        pictures |= training_pictures(read_metrics(folder), title=title, note=dataset.note)
-    if missing - {"curves.png"}:
+    title = f"{recipe.model}: {folder.name}"
+    if CURVES in missing:
+        mixed = bool(recipe.augment.mixup or recipe.augment.cutmix)
+        pictures |= training_pictures(read_metrics(folder), title=title, note=dataset.note, mixed=mixed)
+    if missing & {TRAIN_BATCH, VAL_BATCH}:
+        pictures |= batch_pictures(job, dataset, title=title)
+    if missing & {*RESULT_PICTURES}:
         probs = torch.from_numpy(read_predictions(folder)[0])
         evaluation, images = read_json(folder / EVALUATION), load(dataset, "test")
         pictures |= evaluation_pictures(evaluation, images, probs, people=None, note=dataset.note)
     for name in sorted(missing):
         write_file(folder / name, pictures[name])
     return True
+
+
+def batch_pictures(job: Job, dataset: Dataset, *, title: str) -> dict[str, bytes]:
+    """Images as they are trained on and, where some were held out, what the best weights say of these.
+
+    Args:
+        job: of a trained run.
+        dataset: that it was trained on.
+        title: of the pictures.
+    """
+    from cifar.reporting.batches import batch_picture
+
+    training, validation = cut(load(dataset, "train"), job.recipe.holdout)
+    pixels, captions = augmented_examples(training, job.recipe.augment, count=BATCH_IMAGES, seed=job.recipe.seed)
+    pictures = {TRAIN_BATCH: batch_picture(pixels, captions, title=f"{title}, as trained on", note=dataset.note)}
+    if len(validation):
+        some = validation.select(torch.arange(min(BATCH_IMAGES, len(validation))))
+        model = load_network(job.folder, trust_code=job.trust_code)
+        prob, predicted = predict(model, some.images, device=job.device).max(dim=1)
+        wrong = (predicted != some.labels).tolist()
+        captions = [
+            f"{CLASSES[guess]} {probability:.0%}" + (f"\nis {CLASSES[label]}" if guess != label else "")
+            for guess, probability, label in zip(predicted.tolist(), prob.tolist(), some.labels.tolist(), strict=True)
+        ]
+        pictures[VAL_BATCH] = batch_picture(
+            some.images, captions, marked=wrong, title=f"{title}, held-out images", note=dataset.note
+        )
+    return pictures
 
 
 def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:

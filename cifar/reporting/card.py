@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CAPTIONS = {
     "curves.png": "Loss, accuracy and learning rate over the epochs",
+    "train_batch.png": "Images as it was trained on",
+    "val_batch.png": "Its predictions of images that were held out",
     "confusion.png": "Counts of true against predicted classes",
     "reliability.png": "Accuracy against confidence",
     "mistakes.png": "Mistakes",

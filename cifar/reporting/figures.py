@@ -4,7 +4,6 @@ Colours are Okabe and Ito's, which people with any colour vision can tell apart.
 """
 
 import io
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -73,15 +72,16 @@ def default_style() -> None:
         matplotlib.rcdefaults()
 
 
-def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "") -> "Figure":
+def curves_figure(rows: Sequence[Mapping[str, float]], *, title: str, note: str = "", mixed: bool = False) -> "Figure":
     """Draw losses, accuracies and learning rate over epochs, the best epoch marked.
 
     Args:
         rows: of metrics.csv; accuracies as fractions, losses in nats; validation may be NaN.
         title, note: as of `new_figure`.
+        mixed: whether the training mixed images, which makes its loss and accuracy worse than those of whole ones.
     """
     figure = new_figure(12.6, 4.4 + 0.3 * bool(note), title=title, note=note)
-    draw_run(figure.subplots(1, 3, sharex=True), rows)
+    draw_run(figure.subplots(1, 3, sharex=True), rows, mixed=mixed)
     return figure
 
 
@@ -100,8 +100,8 @@ def runs_figure(runs: Mapping[str, Sequence[Mapping[str, float]]], *, title: str
     return figure
 
 
-def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw a run's losses, accuracies and learning rate over epochs on three axes; rows as of `curves_figure`."""
+def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]], *, mixed: bool = False) -> None:
+    """Draw a run's losses, accuracies and learning rate over epochs on three axes; the rest as of `curves_figure`."""
     from matplotlib.ticker import MaxNLocator
 
     losses, accuracies, rates = panels
@@ -110,8 +110,9 @@ def draw_run(panels: "Sequence[Axes]", rows: Sequence[Mapping[str, float]]) -> N
     for axes, quantity, unit, scale in ((losses, "loss", "nats", 1), (accuracies, "accuracy", "%", 100)):
         for split, colour, style in (("train", GREY, "--"), ("validation", BLUE, "-")):
             values = scale * column(rows, f"{split}_{quantity}")
+            label = "train, mixed images" if mixed and split == "train" else split
             if np.isfinite(values).any():
-                axes.plot(epochs, values, style, color=colour, linewidth=1.7, label=split, marker=marker, markersize=4)
+                axes.plot(epochs, values, style, color=colour, linewidth=1.7, label=label, marker=marker, markersize=4)
         axes.set_ylabel(f"{quantity} ({unit})", fontsize=11)
     draw_rates(rates, epochs, column(rows, "learning_rate"), marker=marker)
     mark_best(panels, epochs, column(rows, "validation_accuracy"))
@@ -132,21 +133,11 @@ def column(rows: Sequence[Mapping[str, float]], key: str) -> "np.ndarray[tuple[i
 
 
 def draw_rates(axes: "Axes", epochs: np.ndarray, rates: np.ndarray, *, marker: str) -> None:
-    """Draw learning rates [N] on a logarithmic axis of at most four decades: a decay to zero may end below it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    rates = np.where(rates > 0, rates, np.nan)
-    axes.set_yscale("log")
+    """Draw learning rates [N] from zero on."""
     axes.plot(epochs, rates, color="black", linewidth=1.7, marker=marker, markersize=4)
-    axes.set_ylabel("learning rate (log scale)", fontsize=11)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    if np.isfinite(rates).any():
-        high = math.log10(np.nanmax(rates))
-        low = max(math.log10(np.nanmin(rates)), high - 4)
-        space = max(0.05 * (high - low), (1 - (high - low)) / 2)
-        axes.set_ylim(10 ** (low - space), 10 ** (high + space))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high - low < 2 else (1.0,)))
+    axes.set_ylabel("learning rate", fontsize=11)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
 
 
 def mark_best(panels: "Sequence[Axes]", epochs: np.ndarray, accuracies: np.ndarray) -> None:
@@ -173,6 +164,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: st
     """
     from matplotlib.colors import PowerNorm
 
+    pairs = most_confused(confusion)
     counts = np.asarray(confusion)  # [10, 10]
     percentages = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # [10, 10], of the row
     figure = new_figure(8.6, 7.7 + 0.3 * bool(note), title=title, note=note)
@@ -186,6 +178,9 @@ def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: st
     axes.set_yticks(range(len(CLASSES)), CLASSES, fontsize=11)
     axes.set_xlabel("predicted class", fontsize=12)
     axes.set_ylabel("true class", fontsize=12)
+    if pairs:
+        shown = ", ".join(f"{label} as {predicted} {count:,}" for label, predicted, count in pairs)
+        axes.set_title(f"most often: {shown}", fontsize=10.5, loc="left")
     axes.set_xticks(np.arange(0.5, len(CLASSES) - 1), minor=True)
     axes.set_yticks(np.arange(0.5, len(CLASSES) - 1), minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
@@ -195,6 +190,24 @@ def confusion_figure(confusion: Sequence[Sequence[int]], *, title: str, note: st
     scale.set_label("images of the true class (%)", fontsize=11)
     scale.outline.set_visible(False)
     return figure
+
+
+def most_confused(confusion: Sequence[Sequence[int]], count: int = 4) -> list[tuple[str, str, int]]:
+    """Return the largest counts off the diagonal, the largest first: label, predicted class, images; none of 0.
+
+    Args:
+        confusion: counts [10][10].
+        count: how many at most.
+    """
+    errors = [
+        (images, CLASSES[label], CLASSES[predicted])
+        for label, row in enumerate(confusion)
+        for predicted, images in enumerate(row)
+        if images and label != predicted
+    ]
+    return [
+        (label, predicted, images) for images, label, predicted in sorted(errors, key=lambda error: -error[0])[:count]
+    ]
 
 
 def contact_figure(images: Tensor, labels: Tensor, *, title: str, note: str = "") -> "Figure":

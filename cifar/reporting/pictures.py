@@ -11,15 +11,18 @@ from cifar.reporting.mistakes import DOTS, mistakes_figure
 from cifar.reporting.reliability import reliability_figure
 
 
-def training_pictures(rows: Sequence[Mapping[str, float]], *, title: str, note: str) -> dict[str, bytes]:
+def training_pictures(
+    rows: Sequence[Mapping[str, float]], *, title: str, note: str, mixed: bool = False
+) -> dict[str, bytes]:
     """Learning curves.
 
     Args:
         rows: of metrics.csv.
         title: of the picture.
         note: what it must say, such as that this is only the sample.
+        mixed: whether the training mixed images, by mixup or CutMix.
     """
-    return {"curves.png": png(curves_figure(rows, title=title, note=note))}
+    return {"curves.png": png(curves_figure(rows, title=title, note=note, mixed=mixed))}
 
 
 def evaluation_pictures(

@@ -5,7 +5,7 @@ predictions were made.
 """
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -163,9 +163,19 @@ def read_evaluated_run(folder: Path, *, name: str, split: str = "test", views: s
         split=split,
         views=evaluation.get("views", recipe.tta.views),
         num_test_evaluations=len(summary["test_readings"]),
+        computed=computed_of(summary),
         probs=probs,
         labels=labels,
     )
+
+
+def computed_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what besides recipe and seed decides the bits of a run; of older versions not everything is known."""
+    machine = summary["machine"]
+    names = ("device", "threads", "kernels", "precision", "compiled", "commit")
+    processor = " ".join(filter(None, (machine.get("processor_model"), machine.get("instructions"))))
+    where = {"processor": ", ".join(machine["gpus"]) or processor, "PyTorch": summary["versions"].get("torch")}
+    return {name: summary.get(name) for name in names} | where
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -13,26 +13,34 @@ FEW = 20  # images: what a smaller bin shows is mostly chance
 
 
 def reliability_figure(evaluation: Mapping[str, Any], *, title: str, note: str = "") -> "Figure":
-    """Draw accuracy against confidence in 15 bins, and how many images each holds.
+    """Draw accuracy against confidence in 15 bins, and how many images each holds; also at the fitted temperature.
 
     Args:
-        evaluation: what evaluation.json holds, with its calibration (older files have none).
+        evaluation: what evaluation.json holds, with its calibration (older files have none, or no bins at the
+            temperature).
         title, note: as of `figures.new_figure`.
     """
-    figure = new_figure(7.2, 7.4 + 0.3 * bool(note), title=title, note=note)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    bins = evaluation["reliability"]
-    draw_bins(upper, bins)
-    upper.set_title(calibration_text(evaluation), fontsize=10.5, loc="left")
-    percentages = [100 * bin_["count"] / evaluation["num_images"] for bin_ in bins]
-    lower.bar([middle(bin_) for bin_ in bins], percentages, width=100 / len(bins) - 0.8, color=GREY)
-    lower.set_ylabel("images (%)", fontsize=11)
-    lower.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
-    lower.set_xlim(0, 100)
-    for axes in (upper, lower):
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+    lines, scaling = calibration_lines(evaluation), evaluation["temperature_scaling"]
+    columns = [("\n".join(lines), evaluation["reliability"])]
+    if scaling and "reliability" in scaling["after"]:
+        columns = [
+            ("\n".join(lines[:-1]), evaluation["reliability"]), (lines[-1], scaling["after"]["reliability"]),
+        ]  # fmt: skip
+    figure = new_figure(7.2 if len(columns) == 1 else 12.6, 7.4 + 0.3 * bool(note), title=title, note=note)
+    panels = figure.subplots(2, len(columns), sharex=True, sharey="row", height_ratios=(3, 1), squeeze=False)
+    for (upper, lower), (text, bins) in zip(panels.T, columns, strict=True):
+        draw_bins(upper, bins)
+        percentages = [100 * bin_["count"] / evaluation["num_images"] for bin_ in bins]
+        lower.bar([middle(bin_) for bin_ in bins], percentages, width=100 / len(bins) - 0.8, color=GREY)
+        lower.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
+        lower.set_xlim(0, 100)
+        upper.set_title(text, fontsize=10.5, loc="left")
+        for axes in (upper, lower):
+            axes.grid(alpha=0.3)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("accuracy (%)", fontsize=11)
+    panels[1, 0].set_ylabel("images (%)", fontsize=11)
     return figure
 
 
@@ -53,7 +61,6 @@ def draw_bins(axes: "Axes", bins: Sequence[Mapping[str, Any]]) -> None:
     confidence = [100 * bin_["confidence"] for bin_ in filled]
     label = "at the mean confidence"
     axes.plot(confidence, heights, "o", color=ORANGE, markersize=6, markeredgecolor="white", label=label)
-    axes.set_ylabel("accuracy (%)", fontsize=11)
     axes.set_ylim(0, 100)
     axes.legend(loc="upper left", framealpha=0.9, edgecolor="none")
 
@@ -63,8 +70,8 @@ def middle(bin_: Mapping[str, Any]) -> float:
     return 50 * float(bin_["low"] + bin_["high"])
 
 
-def calibration_text(evaluation: Mapping[str, Any]) -> str:
-    """Return calibration error, Brier score and the temperature, a line each; the argument: evaluation.json."""
+def calibration_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return calibration error, Brier score and, if there is one, the temperature; the argument: evaluation.json."""
     error, adaptive = evaluation["calibration_error"], evaluation["adaptive_calibration_error"]
     lines = [
         f"calibration error {error:.2%} in 15 bins, {adaptive:.2%} in adaptive bins",
@@ -76,4 +83,4 @@ def calibration_text(evaluation: Mapping[str, Any]) -> str:
             f"at temperature {scaling['temperature']:.3f} (fitted on {scaling['fitted_on']}): "
             f"calibration error {scaling['after']['calibration_error']:.2%}"
         )
-    return "\n".join(lines)
+    return lines

@@ -17,7 +17,7 @@ from cifar.recipes import from_mapping, to_mapping
 from cifar.recipes.text import RETIRED
 from cifar.reporting.records import Record, showing
 from cifar.reporting.vectors import accuracy_against, curves_of_run, overlaid_curves, reliability_diagram
-from cifar.runs import CORRUPTIONS, EVALUATION, MISTAKES, REFERENCES
+from cifar.runs import CORRUPTIONS, EVALUATION, MISTAKES, REFERENCES, TRAIN_BATCH, VAL_BATCH
 
 MAX_PIXELS = 20_000_000  # of a picture; the gallery has 2 million
 REQUIRED = ("model", "epochs", "batch_size", "lr")  # fields of a recipe without a default
@@ -65,6 +65,7 @@ def render(records: Sequence[Record], *, command: str, comparison: Mapping[str, 
 def describe(record: Record) -> dict[str, Any]:
     """Return what the page shows of a run."""
     evaluation = record.evaluations.get(EVALUATION)
+    batches = [record.folder / name for name in (TRAIN_BATCH, VAL_BATCH)]
     return {
         "name": record.name,
         "anchor": f"run-{record.name}".replace("/", "-").replace(" ", "-"),
@@ -76,6 +77,7 @@ def describe(record: Record) -> dict[str, Any]:
         "references": record.evaluations.get(REFERENCES),
         "corruptions": record.evaluations.get(CORRUPTIONS),
         "mistakes": picture(record.folder / MISTAKES) if (record.folder / MISTAKES).is_file() else None,
+        "batches": [picture(path) for path in batches if path.is_file()],
         "confusion": shaded_confusion(evaluation["confusion"]) if evaluation else None,
         "commands": [record.summary["command"], *commands_after(record)],
     }

@@ -14,8 +14,10 @@ from cifar.runs import EVALUATION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+LEAST_ERROR = 1e-3  # per cent: a logarithmic axis has no zero
 WIDTH, HEIGHT = 4.6, 3.4  # inches: three side by side on a desk, one under the other on a phone
 # Okabe and Ito's, without yellow, which is too pale for lines; then the same with other strokes.
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", GREY)
@@ -74,7 +76,8 @@ def legend_text(name: str) -> str:
 def curves_of_run(record: Record) -> list[str]:
     """Return losses, accuracies and learning rate over epochs: three figures as SVG."""
     figures, panels = zip(*(small_figure() for _ in range(3)), strict=True)
-    draw_run(panels, record.rows)
+    recipe = record.summary["recipe"]
+    draw_run(panels, record.rows, mixed=bool(recipe.get("mixup") or recipe.get("cutmix")))
     quantities = ("loss", "accuracy", "learning rate")
     return [
         themed_svg(figure, label=f"{record.name}: {quantity} over epochs")
@@ -87,6 +90,7 @@ def reliability_diagram(record: Record) -> str:
     figure, axes = small_figure(WIDTH * 1.1, HEIGHT * 1.15)
     draw_bins(axes, record.evaluations[EVALUATION]["reliability"])
     axes.set_xlabel("confidence: probability of the predicted class (%)", fontsize=11)
+    axes.set_ylabel("accuracy (%)", fontsize=11)
     axes.set_xlim(0, 100)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
@@ -114,7 +118,7 @@ def overlaid_curves(records: Sequence[Record]) -> list[str]:
 
 
 def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], float], unit: str) -> str:
-    """Return test accuracy with its interval against a quantity of each run, as SVG.
+    """Return test error with its interval against a quantity of each run, both on logarithmic axes, as SVG.
 
     Args:
         records: of the runs.
@@ -124,32 +128,35 @@ def accuracy_against(records: Sequence[Record], *, value: Callable[[Record], flo
     figure, axes = small_figure(WIDTH * 1.2, HEIGHT * 1.15)
     for index, record in enumerate(records):
         accuracy, (low, high) = record.summary["test_accuracy"], record.summary["test_interval"]
-        error = [[100 * (accuracy - low)], [100 * (high - accuracy)]]
+        around = [[100 * (high - accuracy)], [100 * (accuracy - low)]]  # of the error: the ends change places
         colour, _, marker = style(index)
         axes.errorbar(
             value(record),
-            100 * accuracy,
-            yerr=error,
+            max(100 * (1 - accuracy), LEAST_ERROR),
+            yerr=around,
             fmt=marker,
             color=colour,
             capsize=3,
             label=legend_text(record.name),
         )
     axes.set_xscale("log")
-    axes.margins(x=0.15)
-    label_decades(axes)
-    finish(axes, x=f"{unit} (log scale)", y="test accuracy (%)")
-    return themed_svg(figure, label=f"test accuracy of all runs against {unit}")
+    axes.set_yscale("log", nonpositive="clip")
+    axes.margins(x=0.15, y=0.1)
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        label_decades(axis, limits)
+    finish(axes, x=f"{unit} (log scale)", y="test error (%, log scale)")
+    return themed_svg(figure, label=f"test error of all runs against {unit}")
 
 
-def label_decades(axes: "Axes") -> None:
-    """Label an axis with plain numbers at 1, 2 and 5 of every decade: runs often span less than one."""
+def label_decades(axis: "Axis", limits: tuple[float, float]) -> None:
+    """Label an axis with plain numbers at 1, 2 and 5 of every decade, or more where it spans less than one."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: short_number(number)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = limits
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high / low < 10 else (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: short_number(number)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def short_number(number: float) -> str:

@@ -7,6 +7,7 @@
     summary.json         state and result: accuracies as fractions, seeds, seconds, machine, versions, commit, data
     checksums.json       SHA-256 of these files and those of evaluations
     curves.png           drawn from metrics.csv
+    train_batch.png, val_batch.png    images as they are trained on, and predictions of some that were held out
     evaluation.json, predictions.npz, confusion.png, reliability.png, mistakes.png    of the result's evaluation; those
                          of another split or TTA have it in their names: evaluation-test-shift.json
     references.json      against human labels and known faults of the test set, by `cifar evaluate --references`
@@ -28,6 +29,7 @@ from cifar.runs.names import (
     CHECKSUMS,
     CORRUPTIONS,
     CROSSVAL,
+    CURVES,
     EVALUATION,
     EXPORT,
     EXPORTED,
@@ -40,7 +42,10 @@ from cifar.runs.names import (
     RECIPE,
     REFERENCES,
     REPORT,
+    RESULT_PICTURES,
     SUMMARY,
+    TRAIN_BATCH,
+    VAL_BATCH,
     WEIGHTS,
     evaluation_name,
 )
@@ -81,12 +86,12 @@ from cifar.runs.weights import (
 )
 
 __all__ = [
-    "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "EVALUATION", "EXPORT", "EXPORTED",
-    "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT", "SUMMARY",
-    "WEIGHTS", "Content", "absent_weights", "change_recipe", "check_begun", "check_run", "check_same",
-    "checkpoint_writer", "checksum", "clear", "count_test_evaluation", "data_of_run", "evaluation_name", "first_files",
-    "how_computed", "is_run", "load_network", "metrics_text", "new_run", "open_run", "read_checkpoint", "read_json",
-    "read_metrics", "read_predictions", "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe",
-    "run_state", "tensor_bytes", "update_summary", "wandb_id", "weights_bytes", "write_evaluation", "write_file",
-    "write_files",
+    "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "CURVES", "EVALUATION", "EXPORT",
+    "EXPORTED", "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT",
+    "RESULT_PICTURES", "SUMMARY", "TRAIN_BATCH", "VAL_BATCH", "WEIGHTS", "Content", "absent_weights", "change_recipe",
+    "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum", "clear", "count_test_evaluation",
+    "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run", "load_network", "metrics_text",
+    "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics", "read_predictions", "read_temperatures",
+    "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary", "wandb_id",
+    "weights_bytes", "write_evaluation", "write_file", "write_files",
 ]  # fmt: skip

@@ -20,9 +20,9 @@ from cifar.runs.names import (
     MARKERS,
     METRICS,
     OF_EVALUATIONS,
+    OF_TRAINING,
     ONNX,
     ONNX_INT8,
-    PICTURES,
     RECIPE,
     REPORT,
     WEIGHTS,
@@ -125,7 +125,7 @@ def clear(folder: Path) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
     for name in MARKERS:
         (folder / name).unlink(missing_ok=True)
-    made_of_them = (PICTURES[0], REPORT, CARD, ONNX, ONNX_INT8, EXPORT)
+    made_of_them = (*OF_TRAINING, REPORT, CARD, ONNX, ONNX_INT8, EXPORT)
     for name in (METRICS, WEIGHTS, CHECKPOINT, *made_of_them, CHECKSUMS, RECIPE):
         (folder / name).unlink(missing_ok=True)
     for path in sorted(folder.iterdir()):

@@ -9,11 +9,14 @@ REFERENCES, CORRUPTIONS, REPORT, CARD = "references.json", "corruptions.json", "
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 CHECKSUMS = "checksums.json"
 MISTAKES = "mistakes.png"
-PICTURES = ("curves.png", "confusion.png", "reliability.png", MISTAKES, "corruptions.png")
+CURVES, TRAIN_BATCH, VAL_BATCH = "curves.png", "train_batch.png", "val_batch.png"
+OF_TRAINING = (CURVES, TRAIN_BATCH, VAL_BATCH)
+RESULT_PICTURES = ("confusion.png", "reliability.png", MISTAKES)
+PICTURES = (*OF_TRAINING, *RESULT_PICTURES, "corruptions.png")
 LOGS = ("tensorboard", "wandb")  # folders
 MARKERS = (SUMMARY, CROSSVAL)  # one of them makes a folder a run or a cross-validation
 # Of every evaluation; those other than the result's have its split and TTA in their names.
-OF_EVALUATIONS = (EVALUATION, PREDICTIONS, REFERENCES, CORRUPTIONS, *PICTURES[1:])
+OF_EVALUATIONS = (EVALUATION, PREDICTIONS, REFERENCES, CORRUPTIONS, *RESULT_PICTURES, "corruptions.png")
 
 
 def evaluation_name(name: str, *, split: str, views: str, recipe_views: str) -> str:

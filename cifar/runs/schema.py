@@ -110,6 +110,7 @@ class Bin(TypedDict):
 class LossAndCalibration(TypedDict):
     loss: NotNegative
     calibration_error: Fraction
+    reliability: NotRequired[list[Bin]]
 
 
 @CHECKED

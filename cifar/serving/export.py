@@ -65,7 +65,7 @@ def may_hold_export(target: Path) -> bool:
 
 
 def export_onnx(
-    run: Path, *, name: str, kind: str = "float", calibrated: bool = True, trust_code: bool = False
+    run: Path, *, name: str, kind: str = "float", calibrated: bool = True, opset: int = 0, trust_code: bool = False
 ) -> tuple[bytes, dict[str, Any]]:
     """A run's network as an ONNX file, if the file gives the network's own answers on the whole bundled sample.
 
@@ -79,6 +79,7 @@ def export_onnx(
         name: of the file, for the record.
         kind: of input: float, for pixels in [0, 1], or uint8, 0 to 255.
         calibrated: whether the file gives probabilities at the temperature that was fitted without TTA, if one was.
+        opset: as of `to_onnx`.
         trust_code: as of `load_model`.
 
     Returns:
@@ -96,7 +97,7 @@ def export_onnx(
     record["temperature"] = temperature
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
     metadata["recipe"] = json.dumps(to_mapping(classifier.recipe))
-    model = to_onnx(classifier.network, kind=kind, metadata=metadata, temperature=temperature)
+    model = to_onnx(classifier.network, kind=kind, metadata=metadata, temperature=temperature, opset=opset)
     parity = check_parity(model, classifier.network, temperature=temperature)
     return model, record | {"bytes": len(model), "parity": parity}
 

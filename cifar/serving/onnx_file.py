@@ -1,5 +1,6 @@
 """A network as an ONNX file, and such a file run by onnxruntime: images to probabilities."""
 
+import io
 import json
 import warnings
 from collections.abc import Mapping
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from cifar.errors import WorldError
+from cifar.kernels.build import using
 from cifar.models.weights import first_line
 
 INPUTS = {"float": "float32 pixels in [0, 1]", "uint8": "uint8 bytes, 0 to 255"}
+FIRST_OPSET = 18  # that PyTorch's exporter knows; older ones are traced
 INSTALL = 'pip install "cifar[export]"'
 
 
@@ -53,7 +56,9 @@ class OnnxNetwork(nn.Module):
         return probs.log()
 
 
-def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str], temperature: float = 1.0) -> bytes:
+def to_onnx(
+    network: nn.Module, *, kind: str, metadata: Mapping[str, str], temperature: float = 1.0, opset: int = 0
+) -> bytes:
     """Convert a network to an ONNX file: `images` [N, 3, 32, 32] to `probs` float32 [N, 10], for any N.
 
     Args:
@@ -61,41 +66,68 @@ def to_onnx(network: nn.Module, *, kind: str, metadata: Mapping[str, str], tempe
         kind: of input: float or uint8, see `INPUTS`.
         metadata: text that the file holds, by name.
         temperature: that calibrates the probabilities; 1 leaves them alone.
+        opset: the version of ONNX's operators, which older runtimes need lower; 0 is PyTorch's choice.
 
     Returns:
         the file.
 
     Raises:
-        WorldError: the packages are absent, or the network uses an operation that ONNX lacks.
+        WorldError: the packages are absent, or the network uses an operation that ONNX, or that opset, lacks.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401  (PyTorch's exporter needs it)
     except ImportError as error:
         raise WorldError(f"Exporting needs the package {error.name}: {INSTALL}.") from None
+    model = ProbabilityNetwork(network, kind=kind, temperature=temperature).eval()
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8 if kind == "uint8" else torch.float32)
+    try:
+        written = trace(model, images, opset=opset) if 0 < opset < FIRST_OPSET else export(model, images, opset=opset)
+    except Exception as error:  # of PyTorch, of onnxscript, or of the network itself
+        reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        raise WorldError(
+            f"PyTorch cannot export this network to ONNX{f' with opset {opset}' * bool(opset)} ({reason}): nothing was "
+            "written."
+        ) from error
+    if opset and opset_of(written) != opset:  # PyTorch leaves what it cannot convert as it was
+        raise WorldError(f"This network cannot be had with opset {opset}: leave --opset out for {opset_of(written)}.")
+    clear_traces(written)
+    onnx.helper.set_model_props(written, dict(metadata))
+    data: bytes = written.SerializeToString()
+    return data
+
+
+def export(model: nn.Module, images: Tensor, *, opset: int) -> Any:
+    """The model by PyTorch's exporter, for any number of images like these; an opset of 0 is its choice."""
     with warnings.catch_warnings():
         # PyTorch 2.13 triggers a deprecation warning of its own.
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-        try:
-            program = torch.onnx.export(
-                ProbabilityNetwork(network, kind=kind, temperature=temperature).eval(),
-                (images,),
-                input_names=["images"],
-                output_names=["probs"],
-                dynamic_shapes=({0: torch.export.Dim("N")},),
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:  # of PyTorch, of onnxscript, or of the network itself
-            reason = first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-            raise WorldError(f"PyTorch cannot export this network to ONNX ({reason}): nothing was written.") from error
+        program = torch.onnx.export(
+            model, (images,), input_names=["images"], output_names=["probs"], opset_version=opset or None,
+            dynamic_shapes=({0: torch.export.Dim("N")},), dynamo=True, verbose=False,
+        )  # fmt: skip
     assert program is not None, "without a file name, the exporter returns a program"
-    model = program.model_proto
-    clear_traces(model)
-    onnx.helper.set_model_props(model, dict(metadata))
-    data: bytes = model.SerializeToString()
-    return data
+    return program.model_proto
+
+
+def trace(model: nn.Module, images: Tensor, *, opset: int) -> Any:
+    """The same by PyTorch's former exporter, which is deprecated but knows opsets below FIRST_OPSET."""
+    import onnx
+
+    file = io.BytesIO()
+    with using("pytorch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, (images,), file, input_names=["images"], output_names=["probs"], opset_version=opset,  # type: ignore[arg-type]
+            dynamic_axes={"images": {0: "N"}, "probs": {0: "N"}}, dynamo=False,
+        )  # fmt: skip
+    return onnx.load_from_string(file.getvalue())
+
+
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators that a model uses."""
+    (version,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(version)
 
 
 def clear_traces(model: Any) -> None:

@@ -17,6 +17,7 @@ from cifar.serving.images import read_image
 from cifar.serving.limits import CONCURRENCY, KEPT_SECONDS, MAX_BYTES, MAX_MEMORY, MAX_WAITING
 
 NAME = "predict"  # of the endpoint
+SHOWN = 3  # classes
 
 # Without it, 32×32 pixels are a speck, and the examples push the prediction off the screen of a phone.
 CSS = """
@@ -45,28 +46,34 @@ def build_page(
                     sources=["upload", "webcam", "clipboard"],
                 )  # fmt: skip
                 guard(image, folders)
-                thumbnails = gr.Dataset(
-                    components=[image], samples=[[str(path)] for path in examples], type="index",
-                    samples_per_page=len(examples),
-                    label="Examples: training images, which the network may have memorised",
-                )  # fmt: skip
-                # gr.Examples would load them outside the queue, from an address that the wall refuses.
-                thumbnails.click(
-                    lambda number: str(examples[number]), thumbnails, image, api_visibility="private",
-                    show_progress="hidden",
-                )  # fmt: skip
             with gr.Column(scale=3 * len(runs), min_width=300), gr.Row():
                 fields = [result_fields(run, number) for number, run in enumerate(runs)]
+        thumbnails = gr.Dataset(
+            components=[image], samples=[[str(path)] for path in examples], type="index",
+            samples_per_page=len(examples),
+            label="Examples: training images, which the network may have memorised",
+        )  # fmt: skip
+        # gr.Examples would load them outside the queue, from an address that the wall refuses.
+        thumbnails.click(
+            lambda number: str(examples[number]), thumbnails, image, api_visibility="private",
+            show_progress="hidden",
+        )  # fmt: skip
         for run in runs:
             with gr.Accordion(f"Model card: {run.name}", open=False):
                 gr.Markdown(run.card)
         with gr.Accordion("From a program", open=False):
             gr.Markdown(for_programs(address, names=[run.name for run in runs]))
-        bars, pictures, words = map(list, zip(*fields, strict=True))
+        likeliest, bars, pictures, words = map(list, zip(*fields, strict=True))
+        shown = [*likeliest, *bars, *pictures, *words]
+        # First the former answer goes, which would stay beside an image that is refused.
         gr.on(
-            [image.change], prediction_function(runs), image, bars, api_name=NAME, show_progress="minimal",
+            [image.change], lambda: [None] * len(shown), None, shown, api_visibility="private", show_progress="hidden",
+        ).then(
+            prediction_function(runs), image, bars, api_name=NAME, show_progress="minimal",
             concurrency_id="networks", concurrency_limit=CONCURRENCY,
             api_description="Probabilities of the ten classes.",
+        ).then(
+            same_values, bars, likeliest, api_visibility="private", show_progress="hidden",
         ).then(
             explanation_function(runs), image, pictures + words, api_visibility="private", show_progress="hidden",
             concurrency_id="networks",
@@ -75,17 +82,26 @@ def build_page(
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=CONCURRENCY)
 
 
-def result_fields(run: DemoRun, number: int) -> tuple[gr.Label, gr.Image, gr.Markdown]:
-    """A column for a run: the bars of its probabilities, the picture of what it looked at, and what that means."""
+def result_fields(run: DemoRun, number: int) -> tuple[gr.Label, gr.Label, gr.Image, gr.Markdown]:
+    """A column for a run: its three likeliest classes, all of them folded, the picture of what it looked at, words."""
     with gr.Column(min_width=280):
+        likeliest = gr.Label(label=run.name, num_top_classes=SHOWN, elem_id=f"likeliest-{number}")
+        with gr.Accordion("All ten classes", open=False, elem_id=f"all-{number}"):
+            bars = gr.Label(label=run.name, num_top_classes=len(CLASSES), elem_id=f"bars-{number}")
         return (
-            gr.Label(label=run.name, num_top_classes=len(CLASSES), elem_id=f"bars-{number}"),
+            likeliest,
+            bars,
             gr.Image(
                 label="What it looked at", format="png", interactive=False, buttons=["fullscreen"],
                 elem_id=f"picture-{number}",
             ),
             gr.Markdown(elem_id=f"words-{number}"),
         )  # fmt: skip
+
+
+def same_values(*values: Any) -> Any:
+    """What it is given, as Gradio wants it: no tuple for a single output."""
+    return values[0] if len(values) == 1 else values
 
 
 def guard(field: gr.Image, folders: Sequence[Path]) -> None:

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
 from cifar.errors import InputError, WorldError
 from cifar.models.weights import ask_hub, first_line
+from cifar.recipes.choice import own_code
 from cifar.reporting.card import model_card
-from cifar.runs import EVALUATION, METRICS, PICTURES, RECIPE, SUMMARY, WEIGHTS
+from cifar.runs import EVALUATION, METRICS, PICTURES, RECIPE, SUMMARY, WEIGHTS, run_recipe
 
 FILES = (WEIGHTS, RECIPE, SUMMARY, METRICS, EVALUATION, *PICTURES)
 
@@ -35,6 +37,59 @@ def files_to_push(folder: Path, repository: str) -> dict[str, Path | bytes]:
         raise WorldError(f"{folder / WEIGHTS} does not exist: a run without its weights cannot be pushed.")
     files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).exists()}
     return files | {"README.md": card.encode()}
+
+
+APP = """\
+import os
+import sys
+
+from cifar.cli import app, run_app
+
+# The hub leads to the page under this name.
+place = ["--host", "0.0.0.0", "--port", "7860", "--allow-host", os.environ["SPACE_HOST"]]
+sys.exit(run_app(app, ["demo", "run", *place], program="app.py"))
+"""
+
+
+def files_of_space(folder: Path, repository: str) -> dict[str, Path | bytes]:
+    """The files of a Space that shows a run's demo, by name: the run, this package, and the program that starts it.
+
+    Args:
+        folder: of a finished run.
+        repository: owner/name of the Space.
+
+    Returns:
+        for each file its path, or its content.
+
+    Raises:
+        InputError, WorldError: as `files_to_push`; or a network of the user's, whose module is not in the Space.
+    """
+    if own_code(run_recipe(folder)):
+        raise InputError(f"{folder} needs a module of your own, which is not pushed: a Space cannot show its demo.")
+    files = {f"run/{name}": content for name, content in files_to_push(folder, repository).items()}
+    package = Path(__file__).parent.parent
+    sources = (path for path in sorted(package.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    for path in sources:
+        name = path.relative_to(package)
+        if name.parts[0] != "recorded":  # the runs that come with a wheel
+            files[f"cifar/{name.as_posix()}"] = path
+    header = {"title": repository.rpartition("/")[2], "sdk": "gradio", "sdk_version": version("gradio")}
+    header |= {"app_file": "app.py", "pinned": "false", "license": "mit"}
+    lines = "\n".join(f"{name}: {value}" for name, value in header.items())
+    files["README.md"] = (
+        f"---\n{lines}\n---\n\nThe demo of a network that `cifar` trained; its card is in run/.\n".encode()
+    )
+    files["app.py"] = APP.encode()
+    files["requirements.txt"] = ("\n".join(requirements()) + "\n").encode()
+    return files
+
+
+def requirements() -> list[str]:
+    """What the demo needs besides this package, as pip takes it."""
+    needed = requires("cifar") or []
+    always = [line for line in needed if "extra ==" not in line]
+    of_demo = [line.partition(";")[0] for line in needed if re.search(r"extra == .(demo|explain).", line)]
+    return [*always, *(line for line in of_demo if not line.startswith("cifar"))]
 
 
 def check_repository(repository: str) -> None:
@@ -68,6 +123,7 @@ def push_files(
     private: bool,
     token: str,
     message: str,
+    space: bool = False,
     say: Callable[[str], None] = lambda _sentence: None,
 ) -> str:
     """Create the repository if it does not exist, and add the files to it in one commit: all of them or none.
@@ -80,6 +136,7 @@ def push_files(
         private: create it private. An existing repository keeps its visibility; a public one is refused.
         token: of the hub, with write permission; "" is HF_TOKEN, or that of `hf auth login`.
         message: of the commit.
+        space: whether the repository is a Space, with Gradio, and not a model.
         say: gets a sentence if files were replaced.
 
     Returns:
@@ -92,7 +149,7 @@ def push_files(
 
     token = token or get_token() or ""
     try:
-        url = commit_files(files, repository, private=private, token=token, message=message, say=say)
+        url = commit_files(files, repository, private=private, token=token, message=message, space=space, say=say)
     except WorldError as error:
         raise WorldError(without_secrets(str(error), token=token)) from None
     return without_secrets(url, token=token)
@@ -111,6 +168,7 @@ def commit_files(
     private: bool,
     token: str,
     message: str,
+    space: bool,
     say: Callable[[str], None],
 ) -> str:
     """`push_files` with a token, whose errors may hold secrets."""
@@ -129,21 +187,25 @@ def commit_files(
     api: Any = HfApi(endpoint=endpoint, token=token)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
     try:
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        before = api.model_info(repository)
+        kind = "space" if space else "model"
+        api.create_repo(
+            repository, private=private or None, exist_ok=True, repo_type=kind, space_sdk="gradio" if space else None
+        )
+        before = api.repo_info(repository, repo_type=kind)
         refused = private and not before.private
         if not refused:
-            api.create_commit(repository, operations, commit_message=message)
+            api.create_commit(repository, operations, commit_message=message, repo_type=kind)
     except Exception as error:  # of the hub's client, of its transport, of the disk
         raise WorldError(push_error(error, repository=repository, endpoint=endpoint)) from None
+    place = f"spaces/{repository}" if space else repository
     if refused:
         raise WorldError(
             f"{repository} exists and is public, which --private forbids: choose another name, or make it private "
-            f"at {endpoint}/{repository}/settings; nothing was sent."
+            f"at {endpoint}/{place}/settings; nothing was sent."
         )
     if replaced := files.keys() & {file.rfilename for file in before.siblings or ()}:
         say(f"{repository} already held {', '.join(sorted(replaced))}: replaced; its other files are unchanged.")
-    return f"{endpoint}/{repository}"
+    return f"{endpoint}/{place}"
 
 
 def push_error(error: Exception, *, repository: str, endpoint: str) -> str:

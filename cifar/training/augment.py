@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cifar.data.batches import draw_order, take, to_pixels
-from cifar.data.split import Split
+from cifar.data.split import CLASSES, Split
 from cifar.errors import InputError
 from cifar.machine import is_out_of_memory
 from cifar.models.own import find_function
@@ -96,6 +96,33 @@ def augment(
         return pixels, labels, labels, None
     pixels = mix(pixels, drawn["partners"], drawn["blend"], drawn["box"])
     return pixels, labels, labels.index_select(0, drawn["partners"]), drawn["label_weights"]
+
+
+def augmented_examples(training: Split, recipe: Augment, *, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Some images as they are trained on, at their full size, with what their labels are.
+
+    Args:
+        training: the images to draw from.
+        recipe: its augmentation group.
+        count: how many at most.
+        seed: of the draws, which are not those of the training.
+
+    Returns:
+        uint8 [≤ count, 3, 32, 32], and a caption each: a class, or with mixing two and their weights.
+    """
+    generator = Generator().manual_seed(seed)
+    indices = torch.randperm(len(training), generator=generator)[:count]
+    drawn = draw_augmentation(len(indices), recipe, generator=generator)
+    pixels, labels, others, weights = augment(training, {"indices": indices, **drawn}, recipe, static=False)
+    if recipe.own_augmentation:
+        with generators_kept():
+            pixels = own_augmentation(recipe.own_augmentation)(pixels)
+    captions = [CLASSES[label] for label in labels.tolist()]
+    if weights is not None:
+        own, other = (f"{weight:.0%}" for weight in weights.tolist())
+        mixed_in = (CLASSES[label] for label in others.tolist())
+        captions = [f"{name} {own}\n{second} {other}" for name, second in zip(captions, mixed_in, strict=True)]
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8), captions
 
 
 def try_augmentation(name: str) -> None:

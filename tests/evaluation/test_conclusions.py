@@ -40,11 +40,22 @@ def test_two_runs_give_the_same_sentence_in_either_order(swapped: bool) -> None:
     ]
 
 
-def test_two_seeds_of_one_recipe_are_called_that() -> None:
-    recipes = [{"recipe": "cnn", "seeds": [0, 1], "repeats": []}]
-    (sentence,) = conclude(comparison([pair("a", "b", 0.001, 0.4)], recipes=recipes))
+@pytest.mark.parametrize("seeds, threads, words", [
+    ((0, 1), (2, 2), "two runs of one recipe, so this is the luck of the seed"),
+    ((0, 1), (2, 4), "two runs of one recipe, so this is the luck of the seed"),
+    ((0, 0), (2, 4), "one recipe and seed, computed otherwise: threads)"),
+    ((0, 0), (2, 2), "one recipe and seed, computed alike as far as is recorded"),
+])  # fmt: skip
+def test_two_runs_of_one_recipe_are_called_that(seeds: tuple[int, int], threads: tuple[int, int], words: str) -> None:
+    """The same seed on another machine is not another seed."""
+    runs = [
+        {"run": name, "accuracy": 0.9, "seed": seed, "computed": {"threads": number, "commit": "abc"}}
+        for name, seed, number in zip("ab", seeds, threads, strict=True)
+    ]
+    recipes = [{"recipe": "cnn", "seeds": sorted(set(seeds)), "repeats": []}]
+    (sentence,) = conclude(comparison([pair("a", "b", 0.001, 0.4)], recipes=recipes, runs=runs))
     assert "a and b cannot be told apart: a leads by 0.10 points" in sentence
-    assert "two runs of one recipe, so this is the luck of the seed" in sentence
+    assert words in sentence
 
 
 @pytest.mark.parametrize("difference, p, words", [

@@ -155,7 +155,8 @@ def test_the_card_for_a_repository_names_it() -> None:
     text = model_card(RESULTS / "cnn", repository="someone/small-net")
     assert ModelCard(text).data.model_name == "small-net"
     assert "# someone/small-net\n" in text
-    assert 'load_model(snapshot_download("someone/small-net"))' in text
+    assert 'load_model("someone/small-net")' in text
+    assert "cifar predict someone/small-net photo.jpg" in text
     assert str(RESULTS) not in text
     code = text.partition("```python\n")[2].partition("```")[0]
     compile(code, "card", "exec")
@@ -166,7 +167,7 @@ def test_names_with_markup_are_escaped(tmp_path: Path) -> None:
     text = model_card(folder)
     code = text.partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
-    exec(code.replace("from cifar import load_model", "load_model = str").partition("print")[0], names)
+    exec(code.replace("cifar.load_model", "str").partition("print")[0], names)
     assert names["classifier"] == str(folder)
     assert "\n    cifar train -s 'a\n    b' `x` | y\n" in text
     assert [row for table in tables(f"|a|\n|-|\n|{escape('x|y')}|\n") for row in table][1] == ["x|y"]

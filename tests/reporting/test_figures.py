@@ -20,6 +20,7 @@ from cifar.reporting.figures import (
     contact_figure,
     contact_sheet,
     curves_figure,
+    most_confused,
     png,
     runs_figure,
 )
@@ -88,7 +89,8 @@ def test_curves_show_the_numbers_and_the_first_of_the_best() -> None:
     assert best.get_label() == "best: 60.00%, epoch 2"
     assert losses.lines[0].get_ydata() == pytest.approx([2 / epoch for epoch in (1, 2, 3, 4)])
     assert rates.lines[0].get_ydata() == pytest.approx([0.1 / epoch for epoch in (1, 2, 3, 4)])
-    assert rates.get_yscale() == "log"
+    assert rates.get_yscale() == "linear"
+    assert rates.get_ylim()[0] == 0
     assert [axes.get_xlabel() for axes in (losses, accuracies, rates)] == 3 * ["epoch"]
     assert [axes.get_ylabel() for axes in (losses, accuracies)] == ["loss (nats)", "accuracy (%)"]
 
@@ -111,14 +113,12 @@ def test_without_validation_there_is_no_best_epoch() -> None:
 
 def test_values_that_no_axis_holds_are_left_out() -> None:
     rows = make_rows([0.3, math.nan, 0.4])
-    rows[1] |= {"train_loss": math.inf, "learning_rate": 0.0}
-    rows[2]["learning_rate"] = 1e-12  # the end of a decay to zero: the axis does not follow it
+    rows[1] |= {"train_loss": math.inf, "learning_rate": math.nan}
     figure = curves_figure(rows, title=TITLE)
     pixels_of(png(figure))
     losses, _, rates = figure.axes
     assert np.isnan(losses.lines[0].get_ydata()).tolist() == [False, True, False]
     assert np.isnan(rates.lines[0].get_ydata()).tolist() == [False, True, False]
-    assert rates.get_ylim()[0] > 1e-6
     nothing = [row | {"train_loss": math.nan, "learning_rate": 0.0} for row in make_rows([math.nan])]
     pixels_of(png(curves_figure(nothing, title=TITLE)))
 
@@ -140,6 +140,27 @@ def test_confusion_shows_each_count_in_its_place() -> None:
         assert [label.get_text() for label in axis] == list(CLASSES)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert "%" in scale.get_ylabel()
+
+
+def test_the_most_confused_pairs_are_named() -> None:
+    counts = [[0] * 10 for _ in range(10)]
+    for label, predicted, images in ((3, 5, 52), (5, 3, 47), (1, 9, 12), (2, 0, 3), (4, 7, 2), (6, 6, 900)):
+        counts[label][predicted] = images
+    assert most_confused(counts) == [
+        ("cat", "dog", 52), ("dog", "cat", 47), ("automobile", "truck", 12), ("bird", "airplane", 3),
+    ]  # fmt: skip
+    title = confusion_figure(counts, title="a run").axes[0].get_title(loc="left")
+    assert title.startswith("most often: cat as dog 52, dog as cat 47")
+    assert most_confused([[0] * 10] * 10) == []
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_training_on_mixed_images_is_said(mixed: bool) -> None:
+    rows = [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "validation_loss": 1.0, "validation_accuracy": 0.6,
+             "learning_rate": 0.1}]  # fmt: skip
+    labels = [line.get_label() for line in curves_figure(rows, title="x", mixed=mixed).axes[1].lines]
+    assert ("train, mixed images" in labels) == mixed
+    assert ("train" in labels) != mixed
 
 
 def test_the_sheet_holds_the_first_images_of_each_class() -> None:

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 from torch import Generator, Tensor
 
-from cifar.evaluation.evaluate import evaluate
+from cifar.evaluation.evaluate import effect_of_temperature, evaluate
 from cifar.reporting import mistakes
 from cifar.reporting.figures import DOTS, png
 from cifar.reporting.mistakes import largest_mistakes, mistakes_figure, percent
@@ -52,6 +52,22 @@ def test_the_diagram_shows_the_bins(note: str, scaling: dict[str, Any] | None) -
     assert f"calibration error {evaluation['calibration_error']:.2%}" in words(figure)
     assert (NOTE.upper() in words(figure)) == bool(note)
     assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9  # type: ignore[attr-defined]
+
+
+def test_beside_it_is_the_diagram_at_the_temperature() -> None:
+    probs, labels = draw(300)
+    effect = effect_of_temperature(probs, labels, 1.5)
+    scaling = {"temperature": 1.5, "fitted_on": "validation", "num_fitted": 100, **effect}
+    evaluation = evaluate(probs, labels, split="test") | {"temperature_scaling": scaling}
+    figure = reliability_figure(evaluation, title=TITLE)
+    upper = figure.axes[:2]
+    scaled = (probs.double() ** (1 / 1.5) / (probs.double() ** (1 / 1.5)).sum(dim=1, keepdim=True)).float()
+    for axes, either in zip(upper, (probs, scaled), strict=True):
+        bins = [bin_ for bin_ in evaluate(either, labels, split="test")["reliability"] if bin_["count"]]
+        bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        assert [bar.get_height() for bar in bars] == pytest.approx([100 * bin_["accuracy"] for bin_ in bins])
+    assert "at temperature 1.500" in upper[1].get_title(loc="left")
+    assert "at temperature" not in upper[0].get_title(loc="left")
 
 
 def test_a_slow_search_finds_the_same_mistakes() -> None:

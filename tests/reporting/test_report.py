@@ -80,7 +80,9 @@ def test_all_that_was_computed_is_shown(pages: Path) -> None:
     ):
         assert text in html, text
     for name, accuracies in corruptions["accuracy"].items():
-        cells = "".join(f"<td>{100 * value:.1f}</td>" for value in accuracies)
+        cells = "".join(
+            f'<td class="value" style="--shade: {value:.3f}">{100 * value:.1f}</td>' for value in accuracies
+        )
         assert f"<td>{name}</td>{cells}" in html
 
 

@@ -168,6 +168,23 @@ def test_an_absent_package_is_reported_with_the_install_command(
         actions[work]()
 
 
+@pytest.mark.parametrize("model, opset", [*((model, 13) for model in MODELS), ("cnn", 17), ("cnn", 21)])
+def test_another_operator_set_gives_the_same_answers(
+    model: str, opset: int, runs: dict[str, Path], images: Tensor
+) -> None:
+    content, _ = export_onnx(runs[model], name="model.onnx", opset=opset)
+    loaded = onnx.load_from_string(content)
+    assert [entry.version for entry in loaded.opset_import if entry.domain == ""] == [opset]
+    onnx.checker.check_model(loaded, full_check=True)
+    expected = load_model(runs[model], device="cpu").predict(images).probs
+    torch.testing.assert_close(run_session(open_session(content), images), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_operator_set_that_the_network_cannot_have_is_one_sentence(runs: dict[str, Path]) -> None:
+    with pytest.raises(WorldError, match=r"cannot export this network to ONNX with opset 9 \("):
+        export_onnx(runs["resnet20"], name="model.onnx", opset=9)
+
+
 def test_run_session_takes_no_images_and_any_batch_size(cnn: bytes, images: Tensor) -> None:
     session = open_session(cnn)
     assert run_session(session, images[:0]).shape == (0, 10)

@@ -1,7 +1,9 @@
 """A run pushed by the hub's own client to a server that speaks its protocol, and loaded from what arrived."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import requests
 import torch
+import yaml
 from hub_server import hub_environment
 from huggingface_hub import ModelCard, constants
 from upload_server import READER, WRITER, UploadHub
@@ -89,7 +93,7 @@ def test_a_pushed_run_predicts_like_the_original(
     assert bool(hub.parts) == in_parts
     card = ModelCard(repository.files["README.md"].decode())
     assert card.data.model_name == "small-net"
-    assert 'snapshot_download("someone/small-net")' in card.text
+    assert 'load_model("someone/small-net")' in card.text
     folder = tmp_path / "fetched"
     folder.mkdir()
     for name, content in repository.files.items():
@@ -261,3 +265,47 @@ def test_an_error_that_repeats_the_token_is_masked(monkeypatch: pytest.MonkeyPat
     with pytest.raises(WorldError) as error:
         push_files({}, "a/b", private=False, token="hf_secret", message="")
     assert "hf_secret" not in str(error.value)
+
+
+def test_a_space_holds_all_that_its_demo_needs(hub: UploadHub, run: Path, tmp_path: Path) -> None:
+    """What was pushed is written into an empty folder and started there, as the hub does."""
+    assert push(run, "someone/demo", "--token", WRITER, "--space") == 0
+    repository = hub.repositories["someone/demo"]
+    space = tmp_path / "space"
+    for name, content in repository.files.items():
+        (space / name).parent.mkdir(parents=True, exist_ok=True)
+        (space / name).write_bytes(content)
+    assert not {"run/last.ckpt", "run/.env", "last.ckpt"} & repository.files.keys()
+    header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert (header["sdk"], header["app_file"]) == ("gradio", "app.py")
+    needed = (space / "requirements.txt").read_text()
+    assert "torch>=" in needed
+    assert "gradio>=" in needed
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = (space / "app.py").read_text().replace("7860", str(port))
+    (space / "app.py").write_text(program)
+    environment = os.environ | {"SPACE_HOST": "someone-demo.example", "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
+    code = "import cifar; print(cifar.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=space, env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == str(space / "cifar" / "__init__.py")
+    with subprocess.Popen([sys.executable, "app.py"], cwd=space, env=environment, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout
+            assert server.stdout.readline().startswith(b"http://")
+            page = requests.get(f"http://127.0.0.1:{port}/", headers={"Host": "someone-demo.example"}, timeout=30)
+            assert page.status_code == 200
+            assert "gradio" in page.text
+            other = requests.get(f"http://127.0.0.1:{port}/", headers={"Host": "another.example"}, timeout=30)
+            assert other.status_code == 421
+        finally:
+            server.terminate()
+
+
+def test_a_network_of_ones_own_is_no_space(hub: UploadHub, run: Path, capsys: Captured) -> None:
+    recipe = json.loads((run / "recipe.json").read_text()) | {"model": "mine:net"}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert push(run, "someone/demo", "--token", WRITER, "--space") == 2
+    assert "a Space cannot show its demo" in capsys.readouterr().err
+    assert hub.requests == []

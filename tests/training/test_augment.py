@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from cifar.data.batches import to_device
-from cifar.data.split import Split
+from cifar.data.split import CLASSES, Split
 from cifar.recipes import Augment
 from cifar.training.augment import (
     alternate_flips,
     augment,
+    augmented_examples,
     box_lambda,
     crop_and_flip,
     draw_augmentation,
@@ -230,3 +231,30 @@ def test_fixed_shapes_give_the_same_pixels(fields: dict[str, Any]) -> None:
         strict=True,
     ):
         assert ours is theirs or torch.equal(ours, theirs)
+
+
+def test_examples_without_augmentation_are_the_images_with_their_classes() -> None:
+    split = Split(random_images(30), torch.arange(30) % 10)
+    pixels, captions = augmented_examples(split, Augment(), count=12, seed=0)
+    assert pixels.shape == (12, 3, 32, 32)
+    for image, caption in zip(pixels, captions, strict=True):
+        (position,) = (split.images == image).flatten(1).all(1).nonzero().flatten().tolist()
+        assert caption == CLASSES[split.labels[position]]
+    assert len(augmented_examples(split, Augment(), count=99, seed=0)[1]) == 30
+
+
+@pytest.mark.parametrize("how", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_examples_of_mixing_name_both_classes_and_weights_that_sum_to_one(how: dict[str, float]) -> None:
+    split = Split(random_images(30), torch.arange(30) % 10)
+    _, captions = augmented_examples(split, Augment(**how), count=12, seed=1)
+    for caption in captions:
+        (first, own), (second, other) = (line.split() for line in caption.splitlines())
+        assert {first, second} <= set(CLASSES)
+        assert int(own[:-1]) + int(other[:-1]) in (99, 100, 101)
+
+
+def test_examples_of_jitter_stay_colours() -> None:
+    split = Split(torch.full((4, 3, 32, 32), 255, dtype=torch.uint8), torch.arange(4))
+    pixels, _ = augmented_examples(split, Augment(brightness=1.0), count=4, seed=0)
+    assert pixels.dtype == torch.uint8
+    assert len(pixels.flatten(1)[:, 0].unique()) > 1

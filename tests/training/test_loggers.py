@@ -62,7 +62,7 @@ def test_wandb_without_a_login_records_offline_and_says_so(tmp_path: Path) -> No
     rows, metrics = list(history(path)), read_metrics(tmp_path / "run")
     assert len(rows) == len(metrics) == 2
     assert {"curves", "confusion", "reliability", "mistakes"} <= rows[-1].keys()
-    assert len(list((tmp_path / "run").glob("wandb/offline-run-*/files/media/images/*.png"))) == 4
+    assert len(list((tmp_path / "run").glob("wandb/offline-run-*/files/media/images/*.png"))) == 6
     for told, written in zip(rows, metrics, strict=True):
         assert {name: told[name] for name in written} == pytest.approx(written, nan_ok=True)
 
@@ -163,7 +163,14 @@ def test_the_result_and_its_pictures_are_logged(tmp_path: Path) -> None:
         assert last["test_loss"].value == pytest.approx(evaluation["loss"])
         assert last["temperature"].value == pytest.approx(evaluation["temperature_scaling"]["temperature"])
         assert last["test_accuracy"].step == 2
-        assert sorted(shown.Tags()["images"]) == ["confusion", "curves", "mistakes", "reliability"]
+        assert sorted(shown.Tags()["images"]) == [
+            "confusion",
+            "curves",
+            "mistakes",
+            "reliability",
+            "train_batch",
+            "val_batch",
+        ]
         (picture,) = shown.Images("curves")[-1:]
         with (
             Image.open(tmp_path / "run" / "curves.png") as drawn,

@@ -21,7 +21,7 @@ from cifar.recipes import Optimiser, Recipe, any_network, recipe_for, with_field
 from cifar.runs import read_metrics
 from cifar.training import loop, plan
 from cifar.training.augment import crop_and_flip
-from cifar.training.display import Display, Tick
+from cifar.training.display import Display, Facts, Tick
 from cifar.training.ema import MovingAverage, averaging_weight
 from cifar.training.loop import train
 from cifar.training.state import State
@@ -47,7 +47,7 @@ class Watching(Display):
         self.steps += 1
         return self.steps == self.stop_after
 
-    def start_training(self, epochs: int, *, best_accuracy: float) -> None:  # noqa: ARG002
+    def start_training(self, epochs: int, *, best_accuracy: float, facts: Facts) -> None:  # noqa: ARG002
         self.best_at_start = best_accuracy
 
     def tick(self, tick: Tick) -> None:
