@@ -58,7 +58,8 @@ class Run:
         if accuracy is None or interval is None:
             return f"Run({str(self.folder)!r}: {name}, {self.state})"
         low, high = interval
-        return f"Run({str(self.folder)!r}: {name}, test accuracy {accuracy:.2%}, 95 % interval {low:.2%} to {high:.2%})"
+        what = "interval over the folds" if self.folds else "95 % interval"
+        return f"Run({str(self.folder)!r}: {name}, test accuracy {accuracy:.2%}, {what} {low:.2%} to {high:.2%})"
 
     @property
     def recipe(self) -> Recipe:
@@ -100,7 +101,7 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of `accuracy`: over the test images, or Student's over the folds."""
+        """The interval of `accuracy`: 95 % over the test images, or Student's over the folds, which is narrower."""
         if self.state != "tested":
             return None
         summary = self.summary

@@ -126,7 +126,18 @@ def speeds_of_cpu(kind: dict[str, Any], commands: dict[str, str]) -> str:
         f"On {machine['processor']}{model}, {machine['cores']} cores ({machine['instructions']}{bf16}); "
         f"Python {versions['python']}, PyTorch {versions['torch']}."
     )
+    if "speednet" in kind["recipes"] and kind["recipes"]["speednet"]["std"]:
+        note += f" {above_94(kind['recipes']['speednet'])}"
     return SPEED_HEAD + "".join(rows) + "\n" + note + "\n"
+
+
+def above_94(figures: dict[str, Any]) -> str:
+    """How sure it is, by Student's distribution, that the mean over seeds is above 94.0% on these test images."""
+    from scipy.special import stdtr
+
+    mean, std, seeds = figures["mean_accuracy"], figures["std"], figures["seeds"]
+    confidence = float(stdtr(seeds - 1, (mean - 0.94) / (std / seeds**0.5)))
+    return f"That the mean of `speednet` over seeds is above 94.0% has a one-sided confidence of {confidence:.0%}."
 
 
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:

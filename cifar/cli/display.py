@@ -314,7 +314,7 @@ def crossval(result: Mapping[str, Any], folder: Path) -> None:
         spread = result[split]
         result_text(
             f"{prefix}{split}: mean of {result['num_folds']} folds {spread['mean']:.2%}, standard deviation "
-            f"{100 * spread['std']:.2f} points, 95 % interval {interval(spread['interval'])}"
+            f"{100 * spread['std']:.2f} points, Student's interval over the folds {interval(spread['interval'])}"
         )
     ensemble = result["test_of_averaged_probabilities"]
     result_text(

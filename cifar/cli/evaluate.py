@@ -281,6 +281,8 @@ def show_corruptions(corruptions: Mapping[str, Any]) -> None:
     display.result_text(f"{'severity':<20}" + "".join(f"{name:>8}" for name in ("1", "2", "3", "4", "5", "mean")))
     for name, values in rows:
         display.result_text(f"{name:<20}" + "".join(f"{100 * value:>8.2f}" for value in values))
+    if corruptions.get("not_comparable"):
+        display.result_text(f"not comparable with published figures: {', '.join(corruptions['not_comparable'])}")
     display.result_text(
         f"mean accuracy {corruptions['mean_accuracy']:.2%}, without corruption {corruptions['clean_accuracy']:.2%}; "
         f"seed {corruptions['seed']}; {corruptions['num_sets_generated']} of 75 sets generated, "

@@ -92,7 +92,24 @@ def describe_together(records: Sequence[Record]) -> dict[str, Any]:
             accuracy_against(records, value=lambda record: record.summary["parameters"], unit="parameters"),
         ],
         "machines": sorted({machine_of(record.summary) for record in records}),
+        "corrupted": rank_corrupted(records),
     }
+
+
+def rank_corrupted(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Return runs by mean accuracy on corrupted images; under "reason" why not, where they saw others; None of one."""
+    rows = [
+        {"name": record.name, **record.evaluations[CORRUPTIONS]}
+        for record in records
+        if CORRUPTIONS in record.evaluations
+    ]
+    if len(rows) < 2:
+        return None
+    checksums = {row["name"]: str(row.get("images_sha256"))[:8] for row in rows}
+    if len(set(checksums.values())) > 1:
+        sets = ", ".join(f"{name} {checksum}…" for name, checksum in checksums.items())
+        return {"reason": f"the runs saw different images (SHA-256: {sets}). Evaluate them again with --corruptions."}
+    return {"rows": sorted(rows, key=lambda row: -float(row["mean_accuracy"]))}
 
 
 def changed_fields(recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -5,12 +5,16 @@ pixels of the same shape; the caller clips values to 0 and 1.
 """
 
 import io
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = np.ndarray[Any, np.dtype[np.float32]]  # [N, 32, 32, C]
+Places = NDArray[np.float64]  # in pixels, from the first one's centre
 Random = np.random.Generator
 
 
@@ -104,19 +108,62 @@ def zoom_blur(pixels: Pixels, largest: float, random: Random) -> Pixels:  # noqa
 
 
 def zoom(pixels: Pixels, factor: float) -> Pixels:
-    """Enlarge images about their centre, bilinear, in the same frame; factor ≥ 1."""
+    """Enlarge the middle of images to the same frame, bilinear; factor ≥ 1.
+
+    As the published script does by `scipy.ndimage.zoom`: the middle is a whole number of pixels, whose outermost
+    centres stay outermost, and what is enlarged is cut to the frame again. So it is up to a pixel off the centre.
+    """
     side = pixels.shape[1]
-    centre = (side - 1) / 2
-    sources = (np.arange(side) - centre) / factor + centre
-    weights = np.maximum(0, 1 - np.abs(sources[:, None] - np.arange(side)))  # [to, from]
-    return both_ways(pixels, weights)
+    middle = math.ceil(side / factor)
+    enlarged = round(middle * factor)
+    places = np.arange(side) + (enlarged - side) // 2
+    sources = (side - middle) // 2 + places * ((middle - 1) / (enlarged - 1))
+    first = np.minimum(np.floor(sources).astype(np.int64), side - 2)
+    later = (sources - first).astype(np.float32)  # weight of the neighbour after
+    down, right = later[:, None, None], later[:, None]
+    rows = pixels[:, first] * (1 - down) + pixels[:, first + 1] * down
+    enlarged_pixels: Pixels = rows[:, :, first] * (1 - right) + rows[:, :, first + 1] * right
+    return enlarged_pixels
+
+
+def interpolate(
+    pixels: Pixels, rows: Places, columns: Places, *, reflect: Callable[[NDArray[np.int64], int], NDArray[np.int64]]
+) -> Pixels:
+    """Sample images between their pixels, bilinear, by operations whose bits are the same on every CPU.
+
+    Args:
+        pixels: float32 [N, S, S, C].
+        rows, columns: where, in pixels: float64, broadcast to [N, S, S].
+        reflect: brings indices beyond a border back, given the side.
+    """
+    side, images = pixels.shape[1], np.arange(len(pixels))[:, None, None]
+    rows, columns = np.broadcast_arrays(rows, columns)
+    top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
+    down, right = (rows - top)[..., None], (columns - left)[..., None]  # weights of the later neighbours
+    sampled = np.zeros(1)
+    for row, weight in ((top, 1 - down), (top + 1, down)):
+        for column, other in ((left, 1 - right), (left + 1, right)):
+            neighbours = pixels[images, reflect(row, side), reflect(column, side)]
+            sampled = sampled + weight * other * neighbours
+    return sampled.astype(np.float32)
+
+
+def mirrored(indices: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """Indices beyond a border, mirrored about the centre of its pixel: … 2 1 | 0 1 2 …"""
+    indices = np.abs(indices) % (2 * side - 2)
+    return np.minimum(indices, 2 * side - 2 - indices)
+
+
+def reflected(indices: NDArray[np.int64], side: int) -> NDArray[np.int64]:
+    """Indices beyond a border, mirrored about its edge: … 1 0 | 0 1 2 …"""
+    indices = indices % (2 * side)
+    return np.minimum(indices, 2 * side - 1 - indices)
 
 
 def both_ways(pixels: Pixels, weights: np.ndarray) -> Pixels:
-    """Apply a linear map, [to, from], to rows and to columns."""
-    weights = weights.astype(np.float32)
-    rows = np.matmul(weights, pixels.reshape(*pixels.shape[:2], -1)).reshape(pixels.shape)  # over rows
-    both: Pixels = np.matmul(weights, rows)  # over columns, [N, 32, 32, C]
+    """Apply a linear map, [to, from], to rows and to columns; sums in float64, whose order then shows in no pixel."""
+    rows = np.einsum("ts,nscd->ntcd", weights.astype(np.float64), pixels)
+    both: Pixels = np.einsum("ts,nrsd->nrtd", weights.astype(np.float64), rows).astype(np.float32)
     return both
 
 
@@ -129,36 +176,34 @@ def brightness(pixels: Pixels, more: float, random: Random) -> Pixels:  # noqa: 
 
 def contrast(pixels: Pixels, fraction: float, random: Random) -> Pixels:  # noqa: ARG001
     """Keep a fraction of the distance to each channel's mean."""
-    mean: Pixels = pixels.mean(axis=(1, 2), keepdims=True)
+    mean: Pixels = pixels.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
     return mean + np.float32(fraction) * (pixels - mean)
 
 
 def elastic_transform(pixels: Pixels, setting: tuple[float, float, float], random: Random) -> Pixels:
-    """Apply a random affine map and a smooth random displacement of every pixel, bilinear, borders reflected.
+    """Apply a random affine map, then a smooth random displacement of every pixel, each bilinear.
 
     Args:
         setting: factor and standard deviation of the displacement, and how far the affine map's three points may
             move, all in pixels.
     """
-    import torch
-    import torch.nn.functional as F
     from scipy.ndimage import gaussian_filter
 
     factor, std, reach = setting
     num_images, side = pixels.shape[:2]
-    centre, third = (side - 1) / 2, side // 3
-    corners = centre + third * np.array([[1, 1], [1, -1], [-1, -1]])  # [3, 2]
+    corners = side // 2 + side // 3 * np.array([[1, 1], [1, -1], [-1, -1]])  # [3, 2], across and down
     moved = corners + random.uniform(-reach, reach, size=(num_images, 3, 2))
-    affine = np.linalg.solve(np.c_[corners, np.ones(3)][None], moved)  # [N, 3, 2]
-    steps = random.uniform(-1, 1, size=(num_images, side, side, 2))
-    steps = factor * gaussian_filter(steps, sigma=(0, std, std, 0), mode="reflect", truncate=3)
-    across, down = np.meshgrid(np.arange(side), np.arange(side))
-    sources = np.stack((across, down), axis=-1) + steps  # [N, 32, 32, 2]
-    sources = sources @ affine[:, None, :2] + affine[:, None, 2:]
-    grid = torch.from_numpy((sources - centre) / centre).float()  # -1 and 1 are the centres of the outer pixels
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
-    return warped.permute(0, 2, 3, 1).numpy()
+    ones = np.ones((num_images, 3, 1))
+    back = np.linalg.solve(np.concatenate((moved, ones), axis=2), np.broadcast_to(corners, moved.shape))  # [N, 3, 2]
+    down, across = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    columns, rows = (
+        across * back[:, None, None, 0, axis] + down * back[:, None, None, 1, axis] + back[:, None, None, 2, axis]
+        for axis in (0, 1)
+    )
+    mapped = interpolate(pixels, rows, columns, reflect=mirrored)
+    steps = random.uniform(-1, 1, size=(2, num_images, side, side))
+    steps = factor * gaussian_filter(steps, sigma=(0, 0, std, std), mode="reflect", truncate=3)
+    return interpolate(mapped, down + steps[0], across + steps[1], reflect=reflected)
 
 
 def pixelate(pixels: Pixels, fraction: float, random: Random) -> Pixels:  # noqa: ARG001

@@ -12,7 +12,15 @@ from torch import nn
 from cifar.data.split import Split
 from cifar.evaluation.metrics import accuracy
 from cifar.evaluation.predict import predict
-from cifar.robustness.corruptions import CORRUPTIONS, SEED, SEVERITIES, VERSION, corrupted_images, corruptions_folder
+from cifar.robustness.corruptions import (
+    CORRUPTIONS,
+    NOT_COMPARABLE,
+    SEED,
+    SEVERITIES,
+    VERSION,
+    corrupted_images,
+    corruptions_folder,
+)
 
 WHAT = "15 common corruptions × 5 severities, regenerated in the manner of CIFAR-10-C (these are not its images)"
 
@@ -66,6 +74,7 @@ def evaluate_corruptions(
         "seed": seed,
         "version": VERSION,
         "images_sha256": digest.hexdigest(),
+        "not_comparable": list(NOT_COMPARABLE),
         "views": views,
         "num_images": len(test),
         "mean_accuracy": statistics.fmean(map(statistics.fmean, accuracies.values())),

@@ -77,7 +77,7 @@ def snow(pixels: Pixels, setting: tuple[float, float, float, float, int, float, 
     layer = zoom(layer, factor)
     layer = np.clip(np.where(layer < threshold, 0, layer), 0, 1)
     layer = smear(layer, (radius, spread), random.uniform(-135, -45, size=len(pixels)))
-    grey = (pixels @ GREY)[..., None]
+    grey = (pixels.astype(np.float64) * GREY).sum(axis=3, keepdims=True).astype(np.float32)
     whitened = np.maximum(pixels, grey * 1.5 + 0.5)
     snowy: Pixels = np.float32(weight) * pixels + np.float32(1 - weight) * whitened + layer + layer[:, ::-1, ::-1]
     return snowy

@@ -21,8 +21,9 @@ def fold_folder(folder: Path, fold: int) -> Path:
 def summarise_folds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Each fold's accuracies with their mean, standard deviation and 95 % interval, JSON-ready.
 
-    The interval is Student's over the folds. Folds share four fifths of their training images, so it is too narrow as a
-    statement on new training sets (Bengio & Grandvalet 2004); it is what the field reports.
+    The interval is Student's over the folds, at 95 %. Folds share most of their training images, and all their test
+    images, so it is too narrow as a statement on new training sets or test images (Bengio and Grandvalet 2004: there is
+    no unbiased estimate of that variance); it is what the field reports, and is not called a 95 % interval.
 
     Args:
         summaries: of the folds' runs, tested.

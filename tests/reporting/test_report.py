@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cifar.cli import app, run_app
 from cifar.evaluation.evaluate import evaluate
+from cifar.pipeline.report import write_report
 from cifar.recipes import recipe_for, to_mapping, with_fields
 from cifar.reporting.records import read_records
 from cifar.reporting.report import changed_fields, render, shaded_confusion
@@ -256,3 +257,19 @@ def test_a_browser_shows_it_on_a_phone_and_in_the_dark(pages: Path) -> None:
 def brightness(colour: str) -> float:
     """Mean of red, green and blue, 0 to 255, of "rgb(r, g, b)"."""
     return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_runs_are_ranked_on_corrupted_images_only_where_they_saw_the_same(same: bool, tmp_path: Path) -> None:
+    for name, mean, checksum in (("low", 0.5, "a"), ("high", 0.7, "a" if same else "b")):
+        folder = shutil.copytree(RESULTS / "resnet", tmp_path / name)
+        corruptions = json.loads((folder / "corruptions.json").read_text())
+        changed = corruptions | {"mean_accuracy": mean, "images_sha256": 64 * checksum}
+        (folder / "corruptions.json").write_text(json.dumps(changed))
+    html = write_report([tmp_path / "low", tmp_path / "high"], tmp_path / "page.html", command="").read_text()
+    board = html.partition("<h3>Corrupted test images</h3>")[2].partition("<h3>Paired")[0]
+    if same:
+        assert re.findall(r"<td>(low|high)</td><td>([\d.]+)%", board) == [("high", "70.00"), ("low", "50.00")]
+    else:
+        assert "Not ranked: the runs saw different images" in board
+        assert "70.00" not in board

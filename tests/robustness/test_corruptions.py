@@ -1,8 +1,10 @@
 """Corruptions: the same images for the same seed, each severity alone, against slow versions and known properties."""
 
 import resource
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,12 +103,35 @@ def test_a_smear_runs_along_its_line() -> None:
     assert down[10:17, 16][::-1] == pytest.approx(weights / weights.sum(), abs=1e-6)
 
 
-def test_zoom_enlarges_about_the_centre(pixels: distort.Pixels) -> None:
-    assert_allclose(distort.zoom(pixels, 1.0), pixels, atol=1e-6)
-    ramp = np.broadcast_to(np.linspace(-1, 1, 32, dtype=np.float32)[None, :, None, None], (1, 32, 32, 1))
-    assert_allclose(distort.zoom(ramp, 1.25), ramp / 1.25, atol=1e-6)
+@pytest.mark.parametrize("factor", [1.0, 1.01, 1.05, 1.11, 1.2, 1.25, 1.75, 2.25])
+def test_zoom_is_that_of_the_published_script(factor: float, pixels: distort.Pixels) -> None:
+    """Its steps for one image, by scipy: cut, enlarge, cut again."""
+    from scipy.ndimage import zoom
+
+    for image, ours in zip(pixels[:4], distort.zoom(pixels[:4], factor), strict=True):
+        side = -int(-32 // factor)  # rounded up
+        first = (32 - side) // 2
+        enlarged = zoom(image[first : first + side, first : first + side], (factor, factor, 1), order=1)
+        cut = (len(enlarged) - 32) // 2
+        assert_allclose(ours, enlarged[cut : cut + 32, cut : cut + 32], atol=1e-5)
+
+
+def test_zoom_blur_is_a_mean(pixels: distort.Pixels) -> None:
     slow = (pixels + sum(distort.zoom(pixels, factor) for factor in (1, 1.01, 1.02))) / 4
     assert_allclose(distort.zoom_blur(pixels, 1.02, random()), slow, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode, reflect", [("mirror", distort.mirrored), ("reflect", distort.reflected)])
+def test_sampling_between_pixels_is_scipys(mode: str, reflect: Callable[..., Any], pixels: distort.Pixels) -> None:
+    from scipy.ndimage import map_coordinates
+
+    rows, columns = random().uniform(-40, 70, size=(2, 3, 32, 32))
+    ours = distort.interpolate(pixels[:3], rows, columns, reflect=reflect)
+    for index in range(3):
+        for channel in range(3):
+            image = pixels[index, :, :, channel]
+            expected = map_coordinates(image, [rows[index], columns[index]], order=1, mode=mode)
+            assert_allclose(ours[index, :, :, channel], expected, atol=1e-5)
 
 
 def test_brightness_is_that_of_hue_saturation_and_value(pixels: distort.Pixels) -> None:
@@ -134,6 +159,31 @@ def test_elastic_with_nothing_to_move_leaves_images_alone(pixels: distort.Pixels
     moved = distort.elastic_transform(np.ascontiguousarray(across), (0, 0, 2.0), random())[:, 8:24, 8:24, 0]
     assert np.abs(np.diff(moved, n=2, axis=2)).max() < 1e-3  # affine: lines stay lines
     assert 0.1 < np.abs(moved - across[:, 8:24, 8:24, 0]).max() < 6
+
+
+@pytest.mark.parametrize("setting", [(0, 0, 2.56), (1.6, 6.4, 2.24), (3.2, 0.96, 0.96)])
+def test_elastic_transform_is_that_of_the_published_script(
+    setting: tuple[float, float, float], pixels: distort.Pixels
+) -> None:
+    """Its two steps for one image, with the same draws: an affine map, a smooth displacement, each interpolated."""
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    factor, std, reach = setting
+    ours, generator = distort.elastic_transform(pixels[:3], setting, random()), random()
+    first = np.array([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])  # across, down
+    second = first + generator.uniform(-reach, reach, size=(3, 3, 2))
+    steps = generator.uniform(-1, 1, size=(2, 3, 32, 32))
+    down, across = np.mgrid[:32, :32].astype(float)
+    for index in range(3):
+        forward = np.linalg.lstsq(np.c_[first, np.ones(3)], second[index], rcond=None)[0].T  # [2, 3]
+        inverse = np.linalg.inv(np.vstack([forward, [0, 0, 1]]))
+        sources = inverse @ np.stack([across.ravel(), down.ravel(), np.ones(32 * 32)])
+        moves = [factor * gaussian_filter(step[index], std, mode="reflect", truncate=3) for step in steps]
+        for channel in range(3):
+            image = pixels[index, :, :, channel]
+            mapped = map_coordinates(image, [sources[1], sources[0]], order=1, mode="mirror").reshape(32, 32)
+            expected = map_coordinates(mapped, [down + moves[0], across + moves[1]], order=1, mode="reflect")
+            assert_allclose(ours[index, :, :, channel], expected, atol=1e-4)
 
 
 def test_pixelate_is_pillows(images: Tensor, pixels: distort.Pixels) -> None:
