@@ -161,7 +161,7 @@ def show_recipes(result: Mapping[str, Any]) -> None:
     show_table(pairs, num_names=2)
     display.result_text(
         "Welch: the means over seeds, on these images; over seeds and images: a hierarchical bootstrap of both "
-        "(too narrow with few seeds: where it is the narrower one, trust Welch's)"
+        "(conservative, unless few seeds differ much: where it is the narrower one, trust Welch's)"
     )
 
 

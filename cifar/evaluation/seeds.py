@@ -6,9 +6,12 @@ reversed it. Two answers for the recipes themselves:
 - Welch's test asks whether the mean accuracy over seeds differs **on these test images**. Its only luck is that of the
   seed, so it is right for a claim like "on the CIFAR-10 test set, recipe A is better on average".
 - The hierarchical bootstrap asks how the difference would vary **with other seeds and other images** alike. Its
-  interval is for a claim about images of this kind. It can only redraw the seeds there are, which with few of them
-  makes their part of the luck too small: by a factor (n - 1) / n in variance for n seeds, and without Student's
-  allowance for a variance known from few. Where it comes out narrower than Welch's, trust Welch's.
+  interval is for a claim about images of this kind. It redraws both, and so counts the luck of single answers (this
+  image under this seed) more than once (Owen 2007, "The pigeonhole bootstrap"): where seeds differ by a few tenths of a
+  point, as here, it is conservative. In simulations of two like recipes on 2,000 images its 95 % interval covered 96 to
+  99.5 % with two to ten seeds that differ by 0.4 points. But it can only redraw the seeds there are: with seeds that
+  differ by 1.3 points it covered 82 % with two, 86 % with three and 90 % with five. Where it comes out narrower than
+  Welch's, trust Welch's.
 """
 
 import warnings
