@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cifar.models import build_model
+from cifar.models import build_model, num_parameters
 from cifar.recipes import recipe_for
 
 ROOT = Path(__file__).parent.parent
@@ -221,7 +221,7 @@ def recorded_models(results: Path) -> list[dict[str, Any]]:
 
 def parameters_of(name: str) -> int:
     """The number of parameters of a recipe's network."""
-    return sum(parameter.numel() for parameter in build_model(recipe_for(name)).parameters())
+    return num_parameters(build_model(recipe_for(name)))
 
 
 def number(value: float | None) -> str:

@@ -303,17 +303,13 @@ def show_plan(job: "Job") -> None:
     """Print the recipe as JSON, then what would happen, without touching data or disk."""
     from cifar.files import cache_folder
     from cifar.kernels.build import using
-    from cifar.models import build_model
+    from cifar.models import build_model, num_parameters
     from cifar.recipes import to_json
     from cifar.training.step import precision_of
 
     recipe, device = job.recipe, choose_device(job.device)
-    parameters = sum(
-        parameter.numel()
-        for parameter in build_model(
-            recipe, pretrained=False, trust_code=job.trust_code or recipe.model in job.trusted
-        ).parameters()
-    )
+    trusted = job.trust_code or recipe.model in job.trusted
+    parameters = num_parameters(build_model(recipe, pretrained=False, trust_code=trusted))
     with using(job.kernels) if job.kernels else contextlib.nullcontext():
         precision, precision_remark = precision_of(recipe, device=device)
     display.result_text(to_json(recipe).rstrip())

@@ -184,6 +184,11 @@ def check_options(factory: Callable[..., object], options: dict[str, object], *,
             )
 
 
+def num_parameters(model: nn.Module) -> int:
+    """How many numbers a network trains, those of frozen parts included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def prepare_model(model: nn.Module, images: Tensor) -> None:
     """Fit the layers whose constants come from training pixels: normalisation, and speednet's whitening.
 

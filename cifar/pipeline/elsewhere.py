@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from cifar.models.foreign import Statistics, foreign_network
 from cifar.pipeline.evaluation import measure
 from cifar.pipeline.job import progress_of
 from cifar.recipes import recipe_for, with_fields
-from cifar.runs import is_run
+from cifar.runs import EVALUATION, PREDICTIONS, is_run, predictions_bytes
 from cifar.serving.classifier import Classifier
 from cifar.serving.files import images_below
 from cifar.serving.images import read_image
@@ -217,10 +216,9 @@ def write_output(output: Path, evaluation: dict[str, Any], part: Split, probs: T
     from cifar.reporting.pictures import evaluation_pictures
 
     output.mkdir(parents=True, exist_ok=True)
-    data = io.BytesIO()
-    np.savez_compressed(data, probs=probs.numpy(), labels=part.labels.numpy(), split=np.array(evaluation["split"]))
-    write_json(output / "evaluation.json", evaluation)
-    write_bytes(output / "predictions.npz", data.getvalue())
+    predictions = predictions_bytes(probs.numpy(), part.labels.numpy(), split=evaluation["split"])
+    write_json(output / EVALUATION, evaluation)
+    write_bytes(output / PREDICTIONS, predictions)
     for name, picture in evaluation_pictures(evaluation, part, probs, people=None, note=note).items():
         write_bytes(output / name, picture)
 

@@ -41,8 +41,8 @@ def speednet() -> Recipe:
     """
     return with_fields(
         speednet_reference(), epochs=10, early_image_size=24, early_epochs=5, brightness=0.14, contrast=0.13,
-        views_below=0.6, batch_size=1000, lr=0.18, momentum=0.5,
-        head_lr=0.67 * 1000, bias_lr=0.053 * 1000, weight_decay=2e-6 * 1000, whitening_epochs=1, precision="auto",
+        views_below=0.6, batch_size=1000, lr=0.18, momentum=0.5, head_lr=0.67 * 1000,
+        bias_lr=0.053 * 1000, weight_decay=2e-6 * 1000, whitening_epochs=1, precision="auto",
     )  # fmt: skip
 
 
@@ -64,6 +64,5 @@ def speednet_95() -> Recipe:
     95.33 % test, one seed, in 45 minutes on 2 cores, 1.9 times the reference's (`results/speednet`).
     """
     return with_fields(
-        speednet(), model="speednet-large", epochs=18, early_epochs=6, lr=0.2, momentum=0.6,
-        whitening_epochs=3,
+        speednet(), model="speednet-large", epochs=18, early_epochs=6, lr=0.2, momentum=0.6, whitening_epochs=3,
     )  # fmt: skip

@@ -49,7 +49,14 @@ from cifar.runs.names import (
     WEIGHTS,
     evaluation_name,
 )
-from cifar.runs.results import metrics_text, read_metrics, read_predictions, read_temperatures, write_evaluation
+from cifar.runs.results import (
+    metrics_text,
+    predictions_bytes,
+    read_metrics,
+    read_predictions,
+    read_temperatures,
+    write_evaluation,
+)
 from cifar.runs.store import (
     Content,
     checksum,
@@ -91,7 +98,7 @@ __all__ = [
     "RESULT_PICTURES", "SUMMARY", "TRAIN_BATCH", "VAL_BATCH", "WEIGHTS", "Content", "absent_weights", "change_recipe",
     "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum", "clear", "count_test_evaluation",
     "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run", "load_network", "metrics_text",
-    "new_run", "open_run", "read_checkpoint", "read_json", "read_metrics", "read_predictions", "read_temperatures",
-    "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary", "wandb_id",
-    "weights_bytes", "write_evaluation", "write_file", "write_files",
+    "new_run", "open_run", "predictions_bytes", "read_checkpoint", "read_json", "read_metrics", "read_predictions",
+    "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary",
+    "wandb_id", "weights_bytes", "write_evaluation", "write_file", "write_files",
 ]  # fmt: skip

@@ -76,13 +76,19 @@ def write_evaluation(
         probs: [N, 10]; labels: [N]; in the original order.
         recipe_views: TTA of the recipe.
     """
+    predictions = predictions_bytes(probs, labels, split=evaluation["split"])
+    which = {"split": evaluation["split"], "views": evaluation["views"], "recipe_views": recipe_views}
+    names = [evaluation_name(name, **which) for name in (PREDICTIONS, EVALUATION)]
+    write_files(folder, dict(zip(names, (predictions, json_text(evaluation)), strict=True)))
+
+
+def predictions_bytes(probs: "NDArray[np.float32]", labels: "NDArray[np.int64]", *, split: str) -> bytes:
+    """The content of predictions.npz: probs [N, 10], labels [N] and the name of their split."""
     import numpy as np
 
     data = io.BytesIO()
-    np.savez_compressed(data, probs=probs, labels=labels, split=np.array(evaluation["split"]))
-    which = {"split": evaluation["split"], "views": evaluation["views"], "recipe_views": recipe_views}
-    names = [evaluation_name(name, **which) for name in (PREDICTIONS, EVALUATION)]
-    write_files(folder, dict(zip(names, (data.getvalue(), json_text(evaluation)), strict=True)))
+    np.savez_compressed(data, probs=probs, labels=labels, split=np.array(split))
+    return data.getvalue()
 
 
 def read_temperatures(folder: Path) -> dict[str, float]:

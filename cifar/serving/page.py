@@ -63,8 +63,8 @@ def build_page(
                 gr.Markdown(run.card)
         with gr.Accordion("From a program", open=False):
             gr.Markdown(for_programs(address, names=[run.name for run in runs]))
-        likeliest, bars, pictures, words = map(list, zip(*fields, strict=True))
-        shown = [*likeliest, *bars, *pictures, *words]
+        top_bars, bars, pictures, words = map(list, zip(*fields, strict=True))
+        shown = [*top_bars, *bars, *pictures, *words]
         # First the former answer goes, which would stay beside an image that is refused.
         gr.on(
             [image.change], lambda: [None] * len(shown), None, shown, api_visibility="private", show_progress="hidden",
@@ -73,7 +73,7 @@ def build_page(
             concurrency_id="networks", concurrency_limit=CONCURRENCY,
             api_description="Probabilities of the ten classes.",
         ).then(
-            same_values, bars, likeliest, api_visibility="private", show_progress="hidden",
+            same_values, bars, top_bars, api_visibility="private", show_progress="hidden",
         ).then(
             explanation_function(runs), image, pictures + words, api_visibility="private", show_progress="hidden",
             concurrency_id="networks",
@@ -83,13 +83,13 @@ def build_page(
 
 
 def result_fields(run: DemoRun, number: int) -> tuple[gr.Label, gr.Label, gr.Image, gr.Markdown]:
-    """A column for a run: its three likeliest classes, all of them folded, the picture of what it looked at, words."""
+    """A column for a run: its top three classes, all ten folded, the picture of what it looked at, words."""
     with gr.Column(min_width=280):
-        likeliest = gr.Label(label=run.name, num_top_classes=SHOWN, elem_id=f"likeliest-{number}")
+        top_bars = gr.Label(label=run.name, num_top_classes=SHOWN, elem_id=f"top-{number}")
         with gr.Accordion("All ten classes", open=False, elem_id=f"all-{number}"):
             bars = gr.Label(label=run.name, num_top_classes=len(CLASSES), elem_id=f"bars-{number}")
         return (
-            likeliest,
+            top_bars,
             bars,
             gr.Image(
                 label="What it looked at", format="png", interactive=False, buttons=["fullscreen"],

@@ -18,7 +18,7 @@ from cifar.machine import (
     kind_of,
     prepare_gpu,
 )
-from cifar.models import is_pretrained
+from cifar.models import is_pretrained, num_parameters
 from cifar.models.frozen import trainable_end
 from cifar.models.layers import resize
 from cifar.randomness import seed_generators
@@ -134,8 +134,7 @@ def train(
     if capture and why_not:
         display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
     runner = Steps(take_step, device=torch.device(device), capture=capture and not why_not, say=display.say)
-    parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    facts = Facts(parameters, len(training), len(validation), device, precision)
+    facts = Facts(num_parameters(state.model), len(training), len(validation), device, precision)
     display.start_training(recipe.epochs, best_accuracy=state.best_accuracy, facts=facts)
     last_save = time.perf_counter()
 

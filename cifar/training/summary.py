@@ -6,6 +6,7 @@ from typing import Any
 
 from cifar.data.cifar10 import Dataset
 from cifar.machine import choose_compile, describe_commit, describe_machine, describe_versions
+from cifar.models import num_parameters
 from cifar.models.onnx_weights import PACKAGED, packaged_weights
 from cifar.recipes import Recipe, to_mapping
 from cifar.runs import WEIGHTS
@@ -90,6 +91,6 @@ def describe_training(recipe: Recipe, state: State, *, num_images: int) -> dict[
         "best_epoch": state.best_epoch,
         "seconds": round(state.seconds, 2),
         "images_per_second": round(num_images * state.epoch / state.seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "parameters": num_parameters(state.model),
         "validation_accuracy": state.validation_accuracy,
     }

@@ -329,9 +329,9 @@ def test_a_person_sees_predictions_explanations_and_cards(
         for number, run in enumerate((RECORDED, untrained)):
             probs = probs_of(run, photo)
             ranked = sorted(probs, key=lambda name: probs[name], reverse=True)
-            page.wait_for_selector(f"#likeliest-{number} h2:text-is('{ranked[0]}')")
-            likeliest = page.inner_text(f"#likeliest-{number}").split("\n")
-            assert [line for line in likeliest if line in CLASSES][-3:] == ranked[:3]
+            page.wait_for_selector(f"#top-{number} h2:text-is('{ranked[0]}')")
+            top = page.inner_text(f"#top-{number}").split("\n")
+            assert [line for line in top if line in CLASSES][-3:] == ranked[:3]
             page.click(f"#all-{number} button")
             page.wait_for_selector(f"#bars-{number} h2:text-is('{ranked[0]}')")
             bars = page.inner_text(f"#bars-{number}").split("\n")
@@ -349,19 +349,19 @@ def test_a_person_sees_predictions_explanations_and_cards(
         fake = tmp_path / "fake.png"
         fake.write_text("hello")
         page.click("#image button[aria-label='Remove Image']")
-        page.wait_for_selector("#likeliest-0 h2", state="detached")
+        page.wait_for_selector("#top-0 h2", state="detached")
         page.set_input_files("#image input[type=file]", photo)
-        page.wait_for_selector("#likeliest-0 h2")
+        page.wait_for_selector("#top-0 h2")
         page.click("#image button[aria-label='Remove Image']")
         page.set_input_files("#image input[type=file]", fake)
         page.wait_for_selector("text=is not an image of a known format")
-        page.wait_for_selector("#likeliest-0 h2", state="detached")  # the former answer has gone
+        page.wait_for_selector("#top-0 h2", state="detached")  # the former answer has gone
 
         page.click(".gallery-item:nth-child(4)")
         train = load(sample, "train")
         cat = train.images[train.labels.tolist().index(CLASSES.index("cat"))]
         name = load_model(RECORDED, device="cpu").predict(cat).names[0]
-        page.wait_for_selector(f"#likeliest-0 h2:text-is('{name}')")
+        page.wait_for_selector(f"#top-0 h2:text-is('{name}')")
         page.wait_for_selector(f"#words-0:has-text('evidence for {name}')")
         assert fetched
         outside = [url for url in fetched if not url.startswith((server.address, "data:", "blob:"))]
@@ -375,7 +375,7 @@ def test_the_page_fits_the_screen(server: Server, width: int) -> None:
     with open_page(width=width, dark=True) as page:
         page.set_default_timeout(90_000)
         page.goto(server.address)
-        page.wait_for_selector("#likeliest-1")
+        page.wait_for_selector("#top-1")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, background.removeprefix("rgb(").rstrip(")").split(","))) < 150
