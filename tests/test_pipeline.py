@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cifar.cli.display import result_line
 from cifar.data import cifar10
 from cifar.data.cifar10 import Dataset, Split
 from cifar.errors import InputError, WorldError
@@ -232,12 +233,15 @@ def test_a_run_that_is_being_trained_is_neither_resumed_nor_evaluated(sample: Da
 
 
 def test_a_trained_run_is_tested_by_an_evaluation_with_its_own_tta(sample: Dataset, tmp_path: Path) -> None:
-    train_run(job_of(tmp_path), sample, display=Display())
+    train_run(job_of(tmp_path, with_fields(PLAIN, views="shift")), sample, display=Display())
     evaluate(tmp_path, sample, "test", views="mirror")
     assert read_json(tmp_path / "summary.json")["state"] == "trained"
     evaluation = evaluate(tmp_path, sample, "test")
     summary = read_json(tmp_path / "summary.json")
     assert (summary["state"], summary["test_accuracy"]) == ("tested", evaluation["accuracy"])
+    # Validation accuracy stands beside it with the same TTA.
+    assert summary["validation_accuracy_tta"] == evaluate(tmp_path, sample, "validation")["accuracy"]
+    assert "TTA: shift" in result_line(summary, tmp_path)
 
 
 @pytest.mark.parametrize("split, views", [("validation", ""), ("test", "mirror")])

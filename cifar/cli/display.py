@@ -279,8 +279,12 @@ def result_line(summary: Mapping[str, Any], folder: Path) -> str:
     """
     validation = summary["validation_accuracy"]
     chosen = "the last" if validation is None else f"the best on validation, {validation:.2%}"
+    views, with_tta = summary["recipe"].get("views", "none"), summary.get("validation_accuracy_tta")
+    if with_tta is not None:
+        chosen += f", with TTA {with_tta:.2%}"
+    tta = "" if views == "none" else f" (TTA: {views})"
     return (
-        f"{sample_prefix(summary)}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}, "
+        f"{sample_prefix(summary)}{summary['model']}: test accuracy {summary['test_accuracy']:.2%}{tta}, "
         f"95 % interval {interval(summary['test_interval'])}\n"
         f"weights of epoch {summary['best_epoch']} of {summary['epochs']} ({chosen}), "
         f"{clock(summary['seconds'])} of training; {folder}"

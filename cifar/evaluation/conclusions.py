@@ -19,7 +19,7 @@ def conclude(result: Mapping[str, Any]) -> list[str]:
     elif result["pairs"]:
         sentences.append(conclude_runs(result))
     sentences += [conclude_recipes(pair, result["recipes"]) for pair in result["recipe_pairs"]]
-    return sentences + conclude_seeds(result["recipes"])
+    return sentences + conclude_tta(result["runs"]) + conclude_seeds(result["recipes"])
 
 
 def conclude_pair(result: Mapping[str, Any]) -> str:
@@ -84,6 +84,18 @@ def conclude_recipes(pair: Mapping[str, Any], recipes: Sequence[Mapping[str, Any
     both = signed(pair["hierarchical_interval"], pair)
     contains_zero = ", which contains 0" if both[0] <= 0 <= both[1] else ""
     return f"{words}; {by_seeds}; over seeds and images {points_range(both)}{contains_zero}."
+
+
+def conclude_tta(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return whose test-time augmentation differs, since a difference of accuracy may be its gain.
+
+    Args:
+        runs: of `compare_runs`.
+    """
+    if len({run["views"] for run in runs}) == 1:
+        return []
+    each = ", ".join(f"{run['run']} {run['views']}" for run in runs)
+    return [f"Test-time augmentation differs ({each}): a part of a difference may be its gain."]
 
 
 def conclude_seeds(recipes: Sequence[Mapping[str, Any]]) -> list[str]:

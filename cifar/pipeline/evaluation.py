@@ -135,9 +135,11 @@ def evaluate_held(
     evaluation = identity | figures
     write_evaluation(folder, evaluation, probs.numpy(), part.labels.numpy(), recipe_views=recipe.tta.views)
     if split == "test" and views == recipe.tta.views and run_state(summary) != "unfinished":
+        scaling = evaluation["temperature_scaling"] if views != "none" else None
         summary = update_summary(
-            folder, state="tested", test_accuracy=evaluation["accuracy"], test_interval=evaluation["interval"]
-        )
+            folder, state="tested", test_accuracy=evaluation["accuracy"], test_interval=evaluation["interval"],
+            validation_accuracy_tta=scaling and scaling["fitted_accuracy"],
+        )  # fmt: skip
     announce(summary)
     from cifar.reporting.pictures import evaluation_pictures
 

@@ -65,6 +65,7 @@ class Summary(TypedDict):
     images_per_second: NotNegative | None
     parameters: Count | None
     validation_accuracy: Fraction | None
+    validation_accuracy_tta: NotRequired[Fraction | None]
     test_accuracy: Fraction | None
     test_interval: Interval | None
     test_readings: list[TestEvaluation]
@@ -117,6 +118,7 @@ class LossAndCalibration(TypedDict):
 class TemperatureScaling(TypedDict):
     temperature: Annotated[float, Field(gt=0)]
     num_fitted: Count
+    fitted_accuracy: NotRequired[Fraction]
     before: LossAndCalibration
     after: LossAndCalibration
 

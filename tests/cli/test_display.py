@@ -168,7 +168,7 @@ def test_a_result_that_cannot_be_printed_ends_nothing(
 ) -> None:
     summary = {
         "data": "CIFAR-10", "model": "cnn", "test_accuracy": 0.5, "test_interval": [0.4, 0.6], "best_epoch": 1,
-        "epochs": 1, "validation_accuracy": None, "seconds": 1.0,
+        "epochs": 1, "validation_accuracy": None, "seconds": 1.0, "recipe": {},
     }  # fmt: skip
     if fault == "full":
         stream = Path("/dev/full").open("w")  # noqa: SIM115

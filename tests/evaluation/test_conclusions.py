@@ -24,7 +24,7 @@ def comparison(pairs: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
     return {
         "split": "test",
         "num_images": 10_000,
-        "runs": [{"run": name, "accuracy": 0.9 - rank / 100} for rank, name in enumerate(names)],
+        "runs": [{"run": name, "accuracy": 0.9 - rank / 100, "views": "none"} for rank, name in enumerate(names)],
         "pairs": pairs,
         "recipes": [{"recipe": name, "seeds": [0], "repeats": []} for name in names],
         "recipe_pairs": [],
@@ -49,7 +49,7 @@ def test_two_runs_give_the_same_sentence_in_either_order(swapped: bool) -> None:
 def test_two_runs_of_one_recipe_are_called_that(seeds: tuple[int, int], threads: tuple[int, int], words: str) -> None:
     """The same seed on another machine is not another seed."""
     runs = [
-        {"run": name, "accuracy": 0.9, "seed": seed, "computed": {"threads": number, "commit": "abc"}}
+        {"run": name, "accuracy": 0.9, "views": "none", "seed": seed, "computed": {"threads": number, "commit": "abc"}}
         for name, seed, number in zip("ab", seeds, threads, strict=True)
     ]
     recipes = [{"recipe": "cnn", "seeds": sorted(set(seeds)), "repeats": []}]
@@ -75,6 +75,14 @@ def test_the_best_of_several_runs_is_named_with_those_behind() -> None:
     (sentence,) = conclude(comparison(pairs))
     assert sentence.startswith("a is ahead: it is better than b and cannot be told apart from c (")
     assert "corrected for 3 pairs" in sentence
+
+
+def test_unequal_tta_is_named() -> None:
+    runs = [{"run": "a", "accuracy": 0.9, "views": "mirror"}, {"run": "b", "accuracy": 0.89, "views": "none"}]
+    sentences = conclude(comparison([pair("a", "b", 0.01, 0.001)], runs=runs))
+    assert len(sentences) == 2
+    assert "a is better" in sentences[0]
+    assert sentences[1].startswith("Test-time augmentation differs (a mirror, b none)")
 
 
 def recipe_pair(p: float | None, interval: list[float], *, holm_p: float | None = None) -> dict[str, Any]:
