@@ -127,10 +127,28 @@ class VisionTransformer(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.patches(self.normalise(images)).flatten(2).transpose(1, 2)  # [N, 64, width]
-        tokens = self.blocks(self.dropout(tokens + self.positions))
+        patches = self.patches(self.normalise(images))  # [N, width, 8, 8]
+        tokens = patches.flatten(2).transpose(1, 2)  # [N, 64, width]
+        tokens = self.blocks(self.dropout(tokens + positions_for(self.positions, patches.shape[-1])))
         logits: Tensor = self.head(self.norm(tokens).mean(1))
         return logits
+
+
+def positions_for(positions: Tensor, side: int) -> Tensor:
+    """Positions for images of another size than they were learned at: interpolated, as Dosovitskiy et al. do.
+
+    Args:
+        positions: [1, T, width] of a square of T patches.
+        side: patches a side of the images at hand.
+
+    Returns:
+        [1, side², width].
+    """
+    learned = round(positions.shape[1] ** 0.5)
+    if side == learned:
+        return positions
+    grid = positions.mT.reshape(1, -1, learned, learned)  # [1, width, 8, 8]
+    return F.interpolate(grid, (side, side), mode="bicubic", antialias=True).flatten(2).mT
 
 
 def convolutional_stem(width: int) -> nn.Sequential:

@@ -142,13 +142,12 @@ def test_options_reach_the_network() -> None:
     assert [block.skip.probability for block in model.blocks] == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
 
 
-@pytest.mark.parametrize("name", ["vit", "cnn"])
-def test_early_images_that_a_network_cannot_take_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"early_image_size is 24: {name} takes no images of that size"):
-        build_model(recipe_of(name, "early_image_size=24", "early_epochs=1"))
+def test_early_images_that_a_network_cannot_take_are_refused() -> None:
+    with pytest.raises(InputError, match="early_image_size is 24: cnn takes no images of that size"):
+        build_model(recipe_of("cnn", "early_image_size=24", "early_epochs=1"))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "speednet"])
+@pytest.mark.parametrize("name", ["resnet20", "speednet", "vit"])
 def test_early_images_of_a_network_that_takes_any_size(name: str) -> None:
     assert build_model(recipe_of(name, "early_image_size=24", "early_epochs=1")).training
 

@@ -15,9 +15,10 @@ from cifar.kernels.build import using
 from cifar.models import FACTORIES, prepare_model
 from cifar.models.cnn import CNN, layer_by_layer
 from cifar.models.layers import MEAN, STD, Normalise, pixel_statistics, resize
+from cifar.models.repair import repair_torchvision
 from cifar.models.resnet import PaddedShortcut
 from cifar.models.speednet import Block, SpeedNet, Whitening, speednet, whitening_filters
-from cifar.models.vit import Attention, SkipBranch, VisionTransformer, attend
+from cifar.models.vit import Attention, SkipBranch, VisionTransformer, attend, positions_for
 
 
 def natural_images(num: int, *, side: int = 32) -> torch.Tensor:
@@ -321,6 +322,19 @@ def test_positions_tell_tokens_apart() -> None:
         assert not torch.allclose(model(image), model(swapped), atol=1e-6)
         model.positions.zero_()
         torch.testing.assert_close(model(image), model(swapped))
+
+
+@pytest.mark.parametrize("size", [16, 24, 48])
+def test_positions_of_another_image_size_against_timm(size: int) -> None:
+    repair_torchvision()
+    from timm.layers import resample_abs_pos_embed
+
+    torch.manual_seed(0)
+    model = VisionTransformer(16, depth=1, num_heads=2).eval()
+    expected = resample_abs_pos_embed(model.positions, new_size=[size // 4] * 2, num_prefix_tokens=0)
+    torch.testing.assert_close(positions_for(model.positions, size // 4), expected)
+    assert positions_for(model.positions, 8) is model.positions
+    assert model(torch.rand(2, 3, size, size)).shape == (2, 10)
 
 
 def test_skipped_branches_at_both_ends() -> None:
