@@ -1,8 +1,8 @@
 """Record a tested run: `python scripts/record.py RUN NAME` copies what matters of it to results/NAME.
 
 That is recipe.json, metrics.csv, summary.json, the files of evaluations and the pictures, and the weights if they are
-smaller than 3 MB; of a cross-validation, crossval.json and each fold's recipe, metrics and summary. Run
-`python scripts/results_table.py` afterwards.
+smaller than 3 MB; of a cross-validation, crossval.json and each fold's recipe, metrics, summary and predictions. Run
+`python scripts/results_table.py` and `python scripts/ledger.py` afterwards.
 """
 
 import argparse
@@ -19,8 +19,11 @@ FILES = (
     "recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz",
     "curves.png", "confusion.png", "reliability.png", "mistakes.png",
 )  # fmt: skip
-OPTIONAL_FILES = ("references.json", "corruptions.json", "corruptions.png", "export.json")
-FOLD_FILES = ("recipe.json", "metrics.csv", "summary.json")
+OPTIONAL_FILES = (
+    "references*.json", "corruptions*.json", "corruptions*.png", "export.json", "evaluation-*.json",
+    "predictions-*.npz",
+)  # fmt: skip
+FOLD_FILES = ("recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz")
 MAX_WEIGHTS_BYTES = 3_000_000
 
 
@@ -41,7 +44,7 @@ def record(run: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for folder in folds:
         copy(folder, target / folder.name, FOLD_FILES)
-    optional = tuple(name for name in OPTIONAL_FILES if (run / name).exists())
+    optional = tuple(path.name for pattern in OPTIONAL_FILES for path in sorted(run.glob(pattern)))
     copy(run, target, ("recipe.json", "crossval.json") if folds else (*FILES, *optional))
     for path in target.rglob("summary.json"):
         remove_save_folder(path)

@@ -140,7 +140,7 @@ def show_recipes(result: Mapping[str, Any]) -> None:
     """Print a line per recipe, over its seeds, and a line per pair of recipes with several."""
     from cifar.evaluation.conclusions import figure_of_p, points, points_range
 
-    rows = [("recipe", "seeds", "mean", "std, points", "95 % interval of the mean")]
+    rows = [("recipe", "seeds", "mean", "std, points", "95 % interval over seeds and images")]
     for recipe in result["recipes"]:
         spread = ("", "")
         if recipe["std"] is not None:

@@ -13,7 +13,7 @@ from cifar.errors import InputError
 from cifar.evaluation.conclusions import conclude
 from cifar.evaluation.intervals import mean_interval, wilson_interval
 from cifar.evaluation.paired import CONFIDENCE, NUM_RESAMPLES, compare_pair, holm, majority_vote
-from cifar.evaluation.seeds import hierarchical_interval, welch
+from cifar.evaluation.seeds import hierarchical_interval, mean_accuracy_interval, welch
 from cifar.recipes import Recipe, with_fields
 
 
@@ -179,7 +179,7 @@ def group_seeds(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
 
 
 def compare_recipes(runs: Sequence[EvaluatedRun], *, seed: int) -> dict[str, Any]:
-    """Return `recipes`: mean, standard deviation and interval over the seeds of each; `recipe_pairs`: their tests.
+    """Return `recipes`: mean, standard deviation over seeds, interval over seeds and images; `recipe_pairs`: tests.
 
     A seed that occurs twice counts once, by its first run: the other is no new draw. Pairs are those of recipes with
     two seeds or more.
@@ -195,7 +195,7 @@ def compare_recipes(runs: Sequence[EvaluatedRun], *, seed: int) -> dict[str, Any
         name = model if models.count(model) == 1 else f"{model} ({group[0].name})"
         by_seed = {run.recipe.seed: run for run in reversed(group)}
         members = [run for run in group if by_seed[run.recipe.seed] is run]
-        mean, std, interval = mean_interval([float(run.hits.mean()) for run in members])
+        mean, std, _ = mean_interval([float(run.hits.mean()) for run in members])
         several = len(members) > 1
         if several:
             hits[name] = np.stack([run.hits for run in members])
@@ -206,7 +206,7 @@ def compare_recipes(runs: Sequence[EvaluatedRun], *, seed: int) -> dict[str, Any
             "repeats": [run.name for run in group if run not in members],
             "mean": mean,
             "std": std if several else None,
-            "interval": list(interval) if several else None,
+            "interval": list(mean_accuracy_interval(hits[name])) if several else None,
         })  # fmt: skip
     return {"recipes": recipes, "recipe_pairs": compare_recipe_pairs(hits, seed=seed)}
 

@@ -110,6 +110,9 @@ def read_record(folder: Path, *, name: str, extras: Sequence[str] = ()) -> Recor
     if state == "trained":
         raise InputError(f"{folder} has no test result yet: `cifar evaluate {path}` makes it.")
     evaluations = {file: read_json(folder / file) for file in (EVALUATION, *extras) if (folder / file).exists()}
+    for file in set(extras) - set(evaluations):  # corruptions, say, that were evaluated with one view only
+        for other in sorted(folder.glob(f"{Path(file).stem}-test-*.json"))[:1]:
+            evaluations[file] = read_json(other)
     return Record(name, folder, summary, read_metrics(folder), evaluations)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifar.evaluation.intervals import mean_interval
 from cifar.evaluation.paired import outcome_table, paired_interval
-from cifar.evaluation.seeds import hierarchical_interval, seed_weights, welch
+from cifar.evaluation.seeds import hierarchical_interval, mean_accuracy_interval, seed_weights, welch
 
 Hits = NDArray[np.bool_]
 
@@ -115,3 +115,47 @@ def test_seed_weights_are_draws_with_replacement() -> None:
     assert weights.sum(axis=1) == pytest.approx(np.ones(5_000))
     assert set((3 * weights).round().astype(int).ravel().tolist()) == {0, 1, 2, 3}
     assert weights.mean(axis=0) == pytest.approx(np.full(3, 1 / 3), abs=0.01)
+
+
+def test_mean_accuracy_interval_against_the_sums_of_a_loop() -> None:
+    hits = make_hits(3, 0.9, seed=1).astype(float)
+    (num_seeds, num_images), mean = hits.shape, hits.mean()
+    seeds = sum((row.mean() - mean) ** 2 * num_images for row in hits) / (num_seeds - 1)
+    images = sum((column.mean() - mean) ** 2 * num_seeds for column in hits.T) / (num_images - 1)
+    rest = sum(
+        (hits[s, i] - hits[s].mean() - hits[:, i].mean() + mean) ** 2
+        for s in range(num_seeds)
+        for i in range(num_images)
+    ) / ((num_seeds - 1) * (num_images - 1))
+    variance = (seeds + images - rest) / hits.size
+    terms = seeds**2 / 2 + images**2 / (num_images - 1) + rest**2 / (2 * (num_images - 1))
+    half = scipy.stats.t.ppf(0.975, (seeds + images - rest) ** 2 / terms) * math.sqrt(variance)
+    assert mean_accuracy_interval(hits > 0) == pytest.approx((mean - half, mean + half), rel=1e-9)
+
+
+def test_mean_accuracy_interval_covers_both_kinds_of_luck() -> None:
+    generator, covered, of_seeds = default_rng(0), 0, 0
+    spread = 0.1  # on a scale where images differ by 1: 0.8 points of accuracy
+    true = scipy.stats.norm.cdf(1.5 / math.sqrt(1 + spread**2 + 0.25))
+    for _ in range(400):
+        luck = (
+            generator.normal(0, spread, (5, 1)) + generator.normal(0, 1, 2_000) + generator.normal(0, 0.5, (5, 2_000))
+        )
+        hits = luck < 1.5
+        low, high = mean_accuracy_interval(hits)
+        covered += low <= true <= high
+        low, high = mean_interval(hits.mean(axis=1).tolist())[2]
+        of_seeds += low <= true <= high
+    assert covered / 400 == pytest.approx(0.95, abs=0.03)
+    assert of_seeds / 400 < 0.9  # Student's over the seeds alone leaves out the luck of the images
+
+
+def test_mean_accuracy_interval_at_its_ends() -> None:
+    assert mean_accuracy_interval(np.ones((2, 10), dtype=bool)) == (1, 1)
+    assert mean_accuracy_interval(np.zeros((2, 10), dtype=bool)) == (0, 0)
+    seeds = np.repeat(np.array([[True], [False]]), 50, axis=1)  # one seed all right, one all wrong
+    assert mean_accuracy_interval(seeds) == (0, 1)
+    images = np.repeat(np.array([[True, False]]), 2, axis=0).repeat(50, axis=1)  # the same images by both seeds
+    low, high = mean_accuracy_interval(images)
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert 0.3 < low < 0.45

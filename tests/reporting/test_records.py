@@ -18,6 +18,7 @@ from cifar.reporting.records import (
     read_record,
     read_records,
 )
+from cifar.runs import CORRUPTIONS
 
 RESULTS = Path(__file__).parent.parent.parent / "results"
 Labels = NDArray[np.int64]
@@ -105,6 +106,13 @@ def test_a_run_without_test_result_is_refused_with_the_command_that_helps(
     with pytest.raises(InputError) as error:
         read_record(folder, name="run")
     assert f"{words}'{folder}'`" in str(error.value)
+
+
+def test_corruptions_with_another_tta_than_the_recipes_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+    folder = shutil.copytree(RESULTS / "resnet", tmp_path / "run")
+    expected = read_record(folder, name="run", extras=[CORRUPTIONS]).evaluations[CORRUPTIONS]
+    (folder / "corruptions.json").rename(folder / "corruptions-test-none.json")
+    assert read_record(folder, name="run", extras=[CORRUPTIONS]).evaluations[CORRUPTIONS] == expected
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
