@@ -4,16 +4,19 @@
 
 Runs each recipe with seeds 0, 1, …, spread over one session. `speednet-reference` is that recipe in fp32, by PyTorch
 alone, compiled; with -eager, -bf16 or -bf16-compiled behind the name in PyTorch's other ways, with -native by our
-kernels. The folder gets the records and predictions of each run (FILES), in a folder for each kind of CPU;
-runs.json, the seconds of the whole processes; and table.json: of each kind of CPU, means over seeds and the ratios to
-the reference in the fastest of PyTorch's ways and with our kernels. What is in runs.json of this kind of CPU is not run
-again: after an interruption the same command continues.
+kernels. The folder gets, in a folder for each kind of CPU, the records and predictions of each run (FILES) and, where
+the recipe has TTA, those with one view (ONE_VIEW): they are made after the timed process, and count as a second test
+evaluation. It also gets runs.json, the seconds of the whole processes, and table.json: of each kind of CPU, means over
+seeds and the ratios to the reference in the fastest of PyTorch's ways and with our kernels. What is in runs.json of
+this kind of CPU is not run again: after an interruption the same command continues.
 """
 
 import argparse
 import json
+import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cifar.evaluation.intervals import mean_interval
+from cifar.evaluation.seeds import mean_accuracy_interval
 from cifar.files import write_json
 from cifar.machine import describe_machine
 
@@ -40,6 +47,7 @@ WAYS = {
 }
 NATIVE = f"{REFERENCE}-native"
 FILES = ("recipe.json", "metrics.csv", "summary.json", "evaluation.json", "predictions.npz")
+ONE_VIEW = ("evaluation-test-none.json", "predictions-test-none.npz")
 
 
 def main() -> None:
@@ -52,11 +60,12 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     record = arguments.folder / "runs.json"
     rows: list[dict[str, Any]] = json.loads(record.read_text()) if record.exists() else []
-    flags = [*(["--data", arguments.data] if arguments.data else []), *(f"--set={each}" for each in arguments.settings)]
+    data = ["--data", arguments.data] if arguments.data else []
+    settings = [f"--set={each}" for each in arguments.settings]
     here = kind_of_cpu(describe_machine())
     for name, seed in spread(dict(arguments.recipes)):
         if not any((row["recipe"], row["seed"], row["cpu"]) == (name, seed, here) for row in rows):
-            rows.append(run(name, seed, flags, record=arguments.folder / here) | {"cpu": here})
+            rows.append(run(name, seed, settings, data=data, record=arguments.folder / here) | {"cpu": here})
             write_json(record, rows)
             print(f"{name} seed {seed}: {rows[-1]['test_accuracy']:.2%}, {rows[-1]['seconds']:.0f} s", flush=True)
     write_json(arguments.folder / "table.json", table(arguments.folder, rows, main=arguments.recipes[0][0]))
@@ -89,13 +98,14 @@ def command_of(name: str) -> list[str]:
     return ["train", "-m", REFERENCE if name in WAYS else name, *WAYS.get(name, ())]
 
 
-def run(name: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[str, Any]:
+def run(name: str, seed: int, settings: Sequence[str], *, data: Sequence[str], record: Path) -> dict[str, Any]:
     """Time one whole process and keep its records.
 
     Args:
         name: of a recipe or a way.
         seed: of the run.
-        flags: further arguments of train.py.
+        settings: further arguments of train.py.
+        data: those that say where the data are.
         record: the folder that keeps the records.
 
     Raises:
@@ -103,13 +113,19 @@ def run(name: str, seed: int, flags: Sequence[str], *, record: Path) -> dict[str
     """
     kept = record / f"{name}-{seed}"
     command = [sys.executable, str(ROOT / "train.py"), *command_of(name)[1:], "--seed", str(seed), "-s", kept.name]
-    command += flags
+    command += [*data, *settings]
     with tempfile.TemporaryDirectory() as folder:
         started, began = datetime.now(UTC), time.perf_counter()
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - began
+        files = FILES
+        if json.loads(Path(folder, kept.name, "recipe.json").read_text()).get("views", "none") != "none":
+            evaluate = [sys.executable, "-m", "cifar", "evaluate", kept.name, "--tta", "none", *data]
+            path = os.environ | {"PYTHONPATH": str(ROOT)}  # the package beside train.py
+            subprocess.run(evaluate, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=path)
+            files += ONE_VIEW
         kept.mkdir(parents=True, exist_ok=True)
-        for file in FILES:
+        for file in files:
             shutil.copy(Path(folder, kept.name, file), kept)
     summary = json.loads((kept / "summary.json").read_text())
     return {
@@ -135,21 +151,23 @@ def table(folder: Path, rows: Sequence[Mapping[str, Any]], *, main: str) -> dict
     for kind in dict.fromkeys(row["cpu"] for row in rows):
         runs = [row for row in rows if row["cpu"] == kind]
         summary = json.loads((folder / kind / f"{runs[0]['recipe']}-{runs[0]['seed']}" / "summary.json").read_text())
-        kinds[kind] = figures_of_cpu(runs) | {"machine": summary["machine"], "versions": summary["versions"]}
+        kinds[kind] = figures_of_cpu(runs, folder / kind)
+        kinds[kind] |= {"machine": summary["machine"], "versions": summary["versions"]}
     first = max(kinds.values(), key=lambda kind: kind["recipes"][main]["seeds"] if main in kind["recipes"] else 0)
     names = dict.fromkeys(row["recipe"] for row in rows)
     commands = {name: " ".join(["cifar", *command_of(name)]) for name in names}
     return first["recipes"][main] | {"recipe": main} | first | {"commands": commands, "cpus": kinds}
 
 
-def figures_of_cpu(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def figures_of_cpu(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     """The figures of every recipe on one kind of CPU, with their ratios to the reference's times.
 
     Args:
         rows: of runs on that kind.
+        folder: with the folders of these runs.
     """
     names = sorted({row["recipe"] for row in rows})
-    recipes = {name: figures([row for row in rows if row["recipe"] == name]) for name in names}
+    recipes = {name: figures([row for row in rows if row["recipe"] == name], folder) for name in names}
     seconds = {name: recipes[name]["seconds"] for name in names}
     best = min(
         (name for name in names if name in WAYS and name != NATIVE), key=lambda name: seconds[name], default=None
@@ -168,25 +186,42 @@ def figures_of_cpu(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean, standard deviation and Student's 95% interval of the mean over seeds (None for a single one), and times.
+def figures(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Mean, standard deviation and 95% interval of the mean (None for a single seed), with one view too, and times.
+
+    The interval is over seeds and images, or Student's over seeds alone, if a run has no predictions, as older ones.
 
     Args:
         rows: of runs of one recipe on one kind of CPU.
+        folder: with the folders of these runs.
     """
     accuracies = [row["test_accuracy"] for row in rows]
     mean, std, interval = mean_interval(accuracies) if len(rows) > 1 else (accuracies[0], None, None)
+    kept = [folder / f"{row['recipe']}-{row['seed']}" for row in rows]
+    hits = [hits_of(run / "predictions.npz") for run in kept if (run / "predictions.npz").exists()]
+    over_images = interval is not None and len(hits) == len(rows)
+    if over_images:
+        interval = mean_accuracy_interval(np.stack(hits))
+    one_view = [json.loads((run / ONE_VIEW[0]).read_text())["accuracy"] for run in kept if (run / ONE_VIEW[0]).exists()]
     seconds = [row["seconds"] for row in rows]
     return {
         "mean_accuracy": mean,
+        "mean_accuracy_one_view": statistics.fmean(one_view) if len(one_view) == len(rows) else None,
         "std": std,
         "interval": list(interval) if interval else None,
+        "interval_over": None if interval is None else "seeds and images" if over_images else "seeds",
         "seeds": len(rows),
         "accuracies": accuracies,
         "seconds": sum(seconds) / len(seconds),
         "lowest_seconds": min(seconds),
         "highest_seconds": max(seconds),
     }
+
+
+def hits_of(path: Path) -> NDArray[np.bool_]:
+    """Which images a file of predictions has right: bool [N]."""
+    with np.load(path) as arrays:
+        return np.asarray(arrays["probs"].argmax(axis=1) == arrays["labels"])
 
 
 if __name__ == "__main__":

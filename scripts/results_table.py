@@ -28,9 +28,10 @@ MODELS_HEAD = (
     "|---|---|---|---|---|---|---|\n"
 )
 SPEED_HEAD = (
-    "| recipe | mean test accuracy | standard deviation | 95% interval of the mean | seeds | time of the whole process "
-    "| relative to PyTorch's fastest reference | to the reference with our kernels | recorded command |\n"
-    "|---|---|---|---|---|---|---|---|---|\n"
+    "| recipe | mean test accuracy (TTA: shift) | one view | standard deviation | 95% interval of the mean | seeds "
+    "| time of the whole process | relative to PyTorch's fastest reference | to the reference with our kernels "
+    "| recorded command |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 GPU_HEAD = (
     "| what | measured | goal | seeds | seconds to the result | seconds of training |\n|---|---|---|---|---|---|\n"
@@ -152,6 +153,9 @@ def speeds_of_cpu(kind: dict[str, Any], commands: dict[str, str]) -> str:
         f"On {machine['processor']}{model}, {machine['cores']} cores ({machine['instructions']}{bf16}); "
         f"Python {versions['python']}, PyTorch {versions['torch']}."
     )
+    several = [figures for figures in kind["recipes"].values() if figures["interval"]]
+    if overs := sorted({figures.get("interval_over", "seeds") for figures in several}):
+        note += f" Intervals are over {' or over '.join(overs)}."
     if "speednet" in kind["recipes"] and kind["recipes"]["speednet"]["std"]:
         note += f" {above_94(kind['recipes']['speednet'])}"
     return SPEED_HEAD + "".join(rows) + "\n" + note + "\n"
@@ -167,12 +171,13 @@ def above_94(figures: dict[str, Any]) -> str:
 
 
 def row_of_speed(name: str, figures: dict[str, Any], command: str) -> str:
-    """One recipe: mean and standard deviation over seeds, Student's interval of the mean, mean time and its ratios."""
-    interval = figures["interval"]
+    """One recipe: mean and standard deviation over seeds, interval of the mean, mean time and its ratios."""
+    interval, one_view = figures["interval"], figures.get("mean_accuracy_one_view")
     ratios = (figures["ratio_to_best_reference"], figures["ratio_to_native_reference"])
     cells = (
         name,
         f"{figures['mean_accuracy']:.2%}",
+        "not recorded" if one_view is None else f"{one_view:.2%}",
         f"{100 * figures['std']:.2f} points" if interval else "",
         f"{interval[0]:.2%} to {interval[1]:.2%}" if interval else "one seed",
         str(figures["seeds"]),

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 from scripts_by_path import ROOT, load_script
+
+from cifar.evaluation.seeds import mean_accuracy_interval
 
 speed_runs = load_script("benchmarks/speed_runs.py")
 
@@ -23,26 +26,45 @@ def row(name: str, seed: int, accuracy: float, seconds: float, *, cpu: str = "th
     return {"recipe": name, "seed": seed, "test_accuracy": accuracy, "seconds": seconds, "cpu": cpu}
 
 
-def test_figures_agree_with_scipy() -> None:
+def test_figures_agree_with_scipy(tmp_path: Path) -> None:
     accuracies = [0.94, 0.942, 0.939]
-    figures = speed_runs.figures([row("speednet", 0, each, 100.0 + 10 * i) for i, each in enumerate(accuracies)])
+    figures = speed_runs.figures(
+        [row("speednet", 0, each, 100.0 + 10 * i) for i, each in enumerate(accuracies)], tmp_path
+    )
     ends = ttest_1samp(accuracies, 0).confidence_interval(0.95)
     assert figures["mean_accuracy"] == pytest.approx(statistics.fmean(accuracies))
     assert figures["std"] == pytest.approx(statistics.stdev(accuracies))
     assert figures["interval"] == pytest.approx([ends.low, ends.high])
     assert [figures[key] for key in ("seeds", "seconds", "lowest_seconds", "highest_seconds")] == [3, 110, 100, 120]
-    one = speed_runs.figures([row("speednet", 0, 0.94, 100.0)])
+    one = speed_runs.figures([row("speednet", 0, 0.94, 100.0)], tmp_path)
     assert (one["std"], one["interval"]) == (None, None)
 
 
-def test_ratios_are_to_the_fastest_of_pytorchs_ways_and_to_our_kernels() -> None:
+def test_figures_of_runs_with_predictions_hold_the_luck_of_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels, hits = generator.integers(0, 10, 500), generator.random((2, 500)) < 0.9
+    for seed, right in enumerate(hits):
+        run = tmp_path / f"speednet-{seed}"
+        run.mkdir()
+        probs = np.eye(10)[np.where(right, labels, (labels + 1) % 10)]
+        np.savez(run / "predictions.npz", probs=probs, labels=labels)
+        (run / "evaluation-test-none.json").write_text(json.dumps({"accuracy": 0.8 + 0.1 * seed}))
+    rows = [row("speednet", seed, right.mean(), 100.0) for seed, right in enumerate(hits)]
+    figures = speed_runs.figures(rows, tmp_path)
+    assert figures["interval"] == pytest.approx(mean_accuracy_interval(hits))
+    assert (figures["interval_over"], figures["mean_accuracy_one_view"]) == ("seeds and images", pytest.approx(0.85))
+    (tmp_path / "speednet-1" / "predictions.npz").unlink()
+    assert speed_runs.figures(rows, tmp_path)["interval_over"] == "seeds"
+
+
+def test_ratios_are_to_the_fastest_of_pytorchs_ways_and_to_our_kernels(tmp_path: Path) -> None:
     times = {"speednet": 110.0, "speednet-reference": 220.0, "speednet-reference-bf16": 200.0,
              "speednet-reference-native": 137.5}  # fmt: skip
-    found = speed_runs.figures_of_cpu([row(name, 0, 0.94, seconds) for name, seconds in times.items()])
+    found = speed_runs.figures_of_cpu([row(name, 0, 0.94, seconds) for name, seconds in times.items()], tmp_path)
     ratios = ("ratio", "ratio_to_best_reference", "ratio_to_native_reference")
     assert [found["recipes"]["speednet"][key] for key in ratios] == [0.5, 0.55, 0.8]
     assert (found["best_reference"], found["reference_seconds"]) == ("speednet-reference-bf16", 220)
-    alone = speed_runs.figures_of_cpu([row("speednet", 0, 0.94, 110.0)])
+    alone = speed_runs.figures_of_cpu([row("speednet", 0, 0.94, 110.0)], tmp_path)
     assert [alone["recipes"]["speednet"][key] for key in ratios] == [None] * 3
     assert (alone["best_reference"], alone["reference_accuracy"]) == (None, None)
 
@@ -79,6 +101,8 @@ def test_speed_runs_times_and_keeps_a_run_and_does_not_repeat_it(tmp_path: Path)
         "sample",
         "--set",
         "epochs=1",
+        "--set",
+        "views=mirror",
     ]
     texts = []
     for _ in range(2):
@@ -91,4 +115,10 @@ def test_speed_runs_times_and_keeps_a_run_and_does_not_repeat_it(tmp_path: Path)
     assert row["test_accuracy"] == summary["test_accuracy"]
     assert row["seconds"] > row["training_seconds"] == summary["seconds"]
     assert str(tmp_path) not in json.dumps(summary)
-    assert json.loads((tmp_path / "kept" / "table.json").read_text())["mean_accuracy"] == row["test_accuracy"]
+    table = json.loads((tmp_path / "kept" / "table.json").read_text())
+    assert table["mean_accuracy"] == row["test_accuracy"]
+    one_view = np.load(tmp_path / "kept" / row["cpu"] / "cnn-0" / "predictions-test-none.npz")
+    assert table["mean_accuracy_one_view"] == (one_view["probs"].argmax(1) == one_view["labels"]).mean()
+    assert [reading["purpose"] for reading in summary["test_readings"]] == [
+        "result of the run", "cifar evaluate --tta none",
+    ]  # fmt: skip
