@@ -6,9 +6,10 @@ Runs each recipe with seeds 0, 1, …, spread over one session. `speednet-refere
 alone, compiled; with -eager, -bf16 or -bf16-compiled behind the name in PyTorch's other ways, with -native by our
 kernels. The folder gets, in a folder for each kind of CPU, the records and predictions of each run (FILES) and, where
 the recipe has TTA, those with one view (ONE_VIEW): they are made after the timed process, and count as a second test
-evaluation. It also gets runs.json, the seconds of the whole processes, and table.json: of each kind of CPU, means over
-seeds and the ratios to the reference in the fastest of PyTorch's ways and with our kernels. What is in runs.json of
-this kind of CPU is not run again: after an interruption the same command continues.
+evaluation. Of seed 0 of our own recipes it gets the weights in half precision as well. It also gets runs.json, the
+seconds of the whole processes, and table.json: of each kind of CPU, means over seeds and the ratios to the reference in
+the fastest of PyTorch's ways and with our kernels. What is in runs.json of this kind of CPU is not run again: after an
+interruption the same command continues.
 """
 
 import argparse
@@ -28,11 +29,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
+from cifar.data.cifar10 import load, open_dataset
 from cifar.evaluation.intervals import mean_interval
+from cifar.evaluation.predict import predict
 from cifar.evaluation.seeds import mean_accuracy_interval
 from cifar.files import write_json
 from cifar.machine import describe_machine
+from cifar.runs import checksum, load_network, read_predictions, run_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = "speednet-reference"
@@ -127,6 +132,8 @@ def run(name: str, seed: int, settings: Sequence[str], *, data: Sequence[str], r
         kept.mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copy(Path(folder, kept.name, file), kept)
+        if seed == 0 and name not in WAYS:
+            keep_weights(Path(folder, kept.name), kept, data=data[-1] if data else "")
     summary = json.loads((kept / "summary.json").read_text())
     return {
         "recipe": name,
@@ -137,6 +144,27 @@ def run(name: str, seed: int, settings: Sequence[str], *, data: Sequence[str], r
         "started": started.isoformat(timespec="seconds"),
         "commit": summary["commit"],
     }
+
+
+def keep_weights(run: Path, kept: Path, *, data: str) -> None:
+    """Keep the weights of a run in half precision, and in its summary how many test predictions that changes.
+
+    Args:
+        run: a tested run, whose predictions.npz and the like are kept already.
+        kept: the folder for model.safetensors.
+        data: as of `open_dataset`.
+    """
+    tensors = load_file(run / "model.safetensors")
+    half = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+    save_file(half, kept / "model.safetensors")
+    summary, tta = json.loads((kept / "summary.json").read_text()), run_recipe(kept).tta
+    images = load(open_dataset(data), "test").images
+    predicted = predict(load_network(kept), images, views=tta.views, below=tta.views_below).argmax(dim=1)
+    changed = int((predicted.numpy() != read_predictions(kept)[0].argmax(axis=1)).sum())
+    summary["weights"] = f"kept in half precision, which changes {changed} of {len(predicted):,} test predictions"
+    write_json(kept / "summary.json", summary)
+    evaluation = json.loads((kept / "evaluation.json").read_text())  # whose temperature is for this file now
+    write_json(kept / "evaluation.json", evaluation | {"model_sha256": checksum(kept / "model.safetensors")})
 
 
 def table(folder: Path, rows: Sequence[Mapping[str, Any]], *, main: str) -> dict[str, Any]:

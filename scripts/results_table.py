@@ -8,9 +8,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar.evaluation.seeds import mean_accuracy_interval
 from cifar.models import build_model, num_parameters
 from cifar.recipes import recipe_for
 from cifar.robustness.corruptions import CORRUPTIONS
+from cifar.runs import read_predictions
 
 ROOT = Path(__file__).parent.parent
 RECORDED = "cifar/recipes/recorded.json"
@@ -223,17 +228,12 @@ def recorded_models(results: Path) -> list[dict[str, Any]]:
 
     Cross-validations are left out, and so is a single run of a recipe that the speed runs measure with several seeds.
     """
-    rows = {}
-    for path in results.glob("*/summary.json"):
-        summary = json.loads(path.read_text())
-        _, found, rest = summary["command"].partition("-m ")
-        assert found, summary["command"]
-        rows[rest.split()[0]] = {
-            "accuracy": summary["test_accuracy"], "interval": summary["test_interval"], "seeds": 1,
-            "tta": summary["recipe"].get("views", "none"), "parameters": summary["parameters"],
-            "minutes": round(summary["seconds"] / 60, 1), "machine": hardware(summary["machine"]),
-            "run": path.parent.name, "weights": (path.parent / "model.safetensors").exists(),
-        }  # fmt: skip
+    runs: dict[str, list[Path]] = {}
+    for path in sorted(results.glob("*/summary.json"), key=lambda path: json.loads(path.read_text())["seed"]):
+        _, found, rest = json.loads(path.read_text())["command"].partition("-m ")
+        assert found, path
+        runs.setdefault(rest.split()[0], []).append(path.parent)
+    rows = {name: figures_of_runs(folders) for name, folders in runs.items()}
     table = results / "speednet" / "table.json"
     recorded = json.loads(table.read_text())["cpus"] if table.exists() else {}
     for kind in recorded.values():
@@ -248,6 +248,33 @@ def recorded_models(results: Path) -> list[dict[str, Any]]:
                 "machine": hardware(kind["machine"]),
             }  # fmt: skip
     return sorted(({"recipe": name} | row for name, row in rows.items()), key=lambda row: -row["accuracy"])
+
+
+def figures_of_runs(folders: list[Path]) -> dict[str, Any]:
+    """Mean accuracy of runs of one recipe, with the interval over seeds and images; of one run with Wilson's.
+
+    Args:
+        folders: of recorded runs that differ in their seed, the first of which may have its weights.
+    """
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    first = summaries[0]
+    assert len({json.dumps(summary["recipe"] | {"seed": 0}, sort_keys=True) for summary in summaries}) == 1, folders
+    interval = first["test_interval"]
+    if len(folders) > 1:
+        interval = list(mean_accuracy_interval(np.stack([hits_of(folder) for folder in folders])))
+    return {
+        "accuracy": statistics.fmean(summary["test_accuracy"] for summary in summaries), "interval": interval,
+        "seeds": len(folders), "tta": first["recipe"].get("views", "none"), "parameters": first["parameters"],
+        "minutes": round(statistics.fmean(summary["seconds"] for summary in summaries) / 60, 1),
+        "machine": hardware(first["machine"]), "run": folders[0].name,
+        "weights": (folders[0] / "model.safetensors").exists(),
+    }  # fmt: skip
+
+
+def hits_of(folder: Path) -> NDArray[np.bool_]:
+    """Which test images a recorded run has right: bool [N]."""
+    probs, labels, _ = read_predictions(folder)
+    return np.asarray(probs.argmax(axis=1) == labels)
 
 
 def parameters_of(name: str) -> int:

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_runs import make_run
 from scripts_by_path import ROOT, load_script
+
+from cifar.evaluation.seeds import mean_accuracy_interval
 
 results_table = load_script("scripts/results_table.py")
 record = load_script("scripts/record.py")
@@ -19,6 +23,22 @@ def test_pages_have_the_tables_that_the_script_writes(name: str, row: str, chang
     changed = text.replace(row, changed_row)
     assert changed != text
     assert results_table.with_tables(name, changed, ROOT / "results") == text
+
+
+def test_runs_of_one_recipe_are_one_row_with_an_interval_over_seeds_and_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels, hits = generator.integers(0, 10, 400), generator.random((3, 400)) < 0.8
+    for seed, right in enumerate(hits):
+        probs = np.eye(10, dtype=np.float32)[np.where(right, labels, (labels + 1) % 10)]
+        folder = make_run(tmp_path / f"cnn-{seed}", labels, probs, seed=seed)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["machine"]["instructions"] = "AVX2"
+        summary |= {"command": "cifar train -m cnn", "test_accuracy": right.mean(), "seconds": 60 * (seed + 1)}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (row,) = results_table.recorded_models(tmp_path)
+    assert row["interval"] == pytest.approx(mean_accuracy_interval(hits))
+    assert (row["recipe"], row["seeds"], row["run"], row["minutes"]) == ("cnn", 3, "cnn-0", 2.0)
+    assert row["accuracy"] == pytest.approx(hits.mean())
 
 
 def test_figures_of_a_gpu_are_those_of_its_record(tmp_path: Path) -> None:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 from scripts_by_path import ROOT, load_script
 
+from cifar.data.cifar10 import load, open_dataset
+from cifar.evaluation.predict import predict
 from cifar.evaluation.seeds import mean_accuracy_interval
+from cifar.runs import load_network, read_predictions
 
 speed_runs = load_script("benchmarks/speed_runs.py")
 
@@ -117,6 +122,12 @@ def test_speed_runs_times_and_keeps_a_run_and_does_not_repeat_it(tmp_path: Path)
     assert str(tmp_path) not in json.dumps(summary)
     table = json.loads((tmp_path / "kept" / "table.json").read_text())
     assert table["mean_accuracy"] == row["test_accuracy"]
+    assert summary["weights"].endswith("of 200 test predictions")
+    folder = tmp_path / "kept" / row["cpu"] / "cnn-0"
+    model, images = load_network(folder), load(open_dataset("sample"), "test").images
+    assert next(iter(load_file(folder / "model.safetensors").values())).dtype == torch.float16
+    probs = predict(model, images, views="mirror")
+    assert torch.allclose(probs, torch.from_numpy(read_predictions(folder)[0]), atol=1e-3)
     one_view = np.load(tmp_path / "kept" / row["cpu"] / "cnn-0" / "predictions-test-none.npz")
     assert table["mean_accuracy_one_view"] == (one_view["probs"].argmax(1) == one_view["labels"]).mean()
     assert [reading["purpose"] for reading in summary["test_readings"]] == [
