@@ -187,10 +187,10 @@ def iterate_squares(x: Tensor, *, steps: int) -> Tensor:
     """
     a, b, c = COEFFICIENTS
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    square, polynomial, product = x @ x.mT, identity, identity
+    square = polynomial = product = x @ x.mT
     for step in range(steps):
         if step:
             square = polynomial @ (polynomial @ square)
         polynomial = a * identity + b * square + c * square @ square
-        product = polynomial @ product
+        product = polynomial @ product if step else polynomial
     return product @ x
