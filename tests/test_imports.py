@@ -21,6 +21,7 @@ LEVELS = (
     {"reporting", "training"},
     {"audit", "robustness", "serving"},
     {"pipeline", "bench"},
+    {"sweep"},
     {"cli"},
     {"api", "__main__"},
 )

@@ -9,7 +9,7 @@ from cifar.cli.terminal import prepare
 # Each adds its verbs to the application, in the order that the help shows them.
 # isort: off
 from cifar.cli.train import train_main
-from cifar.cli import evaluate, compare, report, predict, explain, export, demo, share, models, inspect  # noqa: F401
+from cifar.cli import sweep, evaluate, compare, report, predict, explain, export, demo, share, models, inspect  # noqa: F401
 
 # isort: on
 __all__ = ["app", "main", "run_app", "train_main"]

@@ -16,6 +16,8 @@
     card.md              written by `cifar card`; `cifar push` gives it to the hub as README.md
     model.onnx, model-int8.onnx, export.json, exported/    written by `cifar export`
 
+A study, many runs of a recipe, has a folder with study.json, in which its runs lie (`studies.py`).
+
 A run's state, in summary.json, is "unfinished", "trained" (the best weights are final) or "tested" (so is the result).
 A folder with summary.json is a run, one with crossval.json a cross-validation; both are created whole (`creation.py`).
 Whoever writes a run holds its folder; every file is flushed to the disk before it takes its name, and is verified and
@@ -27,12 +29,14 @@ from cifar.runs.names import (
     CARD,
     CHECKPOINT,
     CHECKSUMS,
+    CLAIMS,
     CORRUPTIONS,
     CROSSVAL,
     CURVES,
     EVALUATION,
     EXPORT,
     EXPORTED,
+    JOURNAL,
     METRICS,
     MISTAKES,
     ONNX,
@@ -43,6 +47,7 @@ from cifar.runs.names import (
     REFERENCES,
     REPORT,
     RESULT_PICTURES,
+    STUDY,
     SUMMARY,
     TRAIN_BATCH,
     VAL_BATCH,
@@ -65,6 +70,18 @@ from cifar.runs.store import (
     remove_file,
     write_file,
     write_files,
+)
+from cifar.runs.studies import (
+    check_free_for_study,
+    claimed,
+    expand_studies,
+    held_queue,
+    is_study,
+    new_study,
+    read_study,
+    run_name,
+    study_runs,
+    tested_runs,
 )
 from cifar.runs.summary import (
     CHANGEABLE,
@@ -93,12 +110,14 @@ from cifar.runs.weights import (
 )
 
 __all__ = [
-    "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CORRUPTIONS", "CROSSVAL", "CURVES", "EVALUATION", "EXPORT",
-    "EXPORTED", "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE", "REFERENCES", "REPORT",
-    "RESULT_PICTURES", "SUMMARY", "TRAIN_BATCH", "VAL_BATCH", "WEIGHTS", "Content", "absent_weights", "change_recipe",
-    "check_begun", "check_run", "check_same", "checkpoint_writer", "checksum", "clear", "count_test_evaluation",
-    "data_of_run", "evaluation_name", "first_files", "how_computed", "is_run", "load_network", "metrics_text",
-    "new_run", "open_run", "predictions_bytes", "read_checkpoint", "read_json", "read_metrics", "read_predictions",
-    "read_temperatures", "recipe_to_resume", "remove_file", "run_recipe", "run_state", "tensor_bytes", "update_summary",
-    "wandb_id", "weights_bytes", "write_evaluation", "write_file", "write_files",
+    "CARD", "CHANGEABLE", "CHECKPOINT", "CHECKSUMS", "CLAIMS", "CORRUPTIONS", "CROSSVAL", "CURVES", "EVALUATION",
+    "EXPORT", "EXPORTED", "JOURNAL", "METRICS", "MISTAKES", "ONNX", "ONNX_INT8", "PICTURES", "PREDICTIONS", "RECIPE",
+    "REFERENCES", "REPORT", "RESULT_PICTURES", "STUDY", "SUMMARY", "TRAIN_BATCH", "VAL_BATCH", "WEIGHTS", "Content",
+    "absent_weights", "change_recipe", "check_begun", "check_free_for_study", "check_run", "check_same",
+    "checkpoint_writer", "checksum", "claimed", "clear", "count_test_evaluation", "data_of_run", "evaluation_name",
+    "expand_studies", "first_files", "held_queue", "how_computed", "is_run", "is_study", "load_network", "metrics_text",
+    "new_run", "new_study", "open_run", "predictions_bytes", "read_checkpoint", "read_json", "read_metrics",
+    "read_predictions", "read_study", "read_temperatures", "recipe_to_resume", "remove_file", "run_name", "run_recipe",
+    "run_state", "study_runs", "tensor_bytes", "tested_runs", "update_summary", "wandb_id", "weights_bytes",
+    "write_evaluation", "write_file", "write_files",
 ]  # fmt: skip

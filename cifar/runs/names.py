@@ -8,6 +8,7 @@ SUMMARY, EVALUATION, PREDICTIONS, CROSSVAL = "summary.json", "evaluation.json", 
 REFERENCES, CORRUPTIONS, REPORT, CARD = "references.json", "corruptions.json", "report.html", "card.md"
 ONNX, ONNX_INT8, EXPORT, EXPORTED = "model.onnx", "model-int8.onnx", "export.json", "exported"
 CHECKSUMS = "checksums.json"
+STUDY, JOURNAL, CLAIMS = "study.json", "journal.log", "claims"  # of a study, whose runs lie in its folder
 MISTAKES = "mistakes.png"
 CURVES, TRAIN_BATCH, VAL_BATCH = "curves.png", "train_batch.png", "val_batch.png"
 OF_TRAINING = (CURVES, TRAIN_BATCH, VAL_BATCH)

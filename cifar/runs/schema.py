@@ -11,7 +11,17 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic wants its own before Python 3.12
 
-from cifar.runs.names import CHECKSUMS, CORRUPTIONS, CROSSVAL, EVALUATION, EXPORT, REFERENCES, SUMMARY, plain_name
+from cifar.runs.names import (
+    CHECKSUMS,
+    CORRUPTIONS,
+    CROSSVAL,
+    EVALUATION,
+    EXPORT,
+    REFERENCES,
+    STUDY,
+    SUMMARY,
+    plain_name,
+)
 
 CHECKED = with_config(ConfigDict(extra="allow", allow_inf_nan=False, strict=True))
 
@@ -251,7 +261,30 @@ class Export(TypedDict):
     temperatures: NotRequired[dict[str, Annotated[float, Field(gt=0)]]]
 
 
+@CHECKED
+class Dimension(TypedDict):
+    """What a field of the recipe may be in a study: one of some values, or between two ends."""
+
+    choices: NotRequired[Annotated[list[str | int | float | bool], Field(min_length=1)]]
+    low: NotRequired[int | float]
+    high: NotRequired[int | float]
+    log: NotRequired[bool]
+
+
+@CHECKED
+class Study(TypedDict):
+    kind: Literal["seeds", "folds", "search"]
+    name: str
+    recipe: Values
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)]
+    data: str
+    storage: str
+    command: str
+
+
 SCHEMAS: dict[str, Any] = {
+    STUDY: Study,
     SUMMARY: Summary,
     EVALUATION: Evaluation,
     REFERENCES: References,

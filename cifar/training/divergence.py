@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from cifar.errors import WorldError
+from cifar.errors import Diverged
 from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, Content
 from cifar.training.state import State, save_state
@@ -22,7 +22,7 @@ def save_or_diverge(recipe: Recipe, state: State, folder: Path, others: Mapping[
         raise diverged(recipe, state, folder=folder, what=str(error)) from None
 
 
-def diverged(recipe: Recipe, state: State, *, folder: Path, what: str) -> WorldError:
+def diverged(recipe: Recipe, state: State, *, folder: Path, what: str) -> Diverged:
     """The error of a training whose numbers are no longer finite: where, at what rate, and what is still good.
 
     Args:
@@ -35,12 +35,12 @@ def diverged(recipe: Recipe, state: State, *, folder: Path, what: str) -> WorldE
     moment = f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"the end of epoch {state.epoch}"
     sentence = f"The training diverged by {moment}: {what} (peak learning rate {rate:g}{skipped})"
     if state.saved is None:
-        return WorldError(
+        return Diverged(
             f"{sentence}. Nothing was saved before: train again with --overwrite and -l {rate / 3:.2g} or lower."
         )
     epoch, step = state.saved
     place = f"after epoch {epoch}" if step == 0 else f"after step {step} of epoch {epoch + 1}"
     resume = f"cifar train --resume {shlex.quote(str(folder))}"
-    return WorldError(
+    return Diverged(
         f"{sentence}. {folder / CHECKPOINT} is good, {place}: go on from there with `{resume} -l {rate / 3:.2g}`."
     )

@@ -1,0 +1,183 @@
+"""A worker: takes a trial of a study, trains it in its own run folder, says what came of it."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from cifar.data.cifar10 import Dataset
+from cifar.errors import Diverged, InputError, WorldError
+from cifar.machine import is_out_of_memory
+from cifar.pipeline.job import Job, Stopped, check_data, job_to_resume
+from cifar.pipeline.run import run_one, train_run
+from cifar.pipeline.start import prepared
+from cifar.recipes import Recipe
+from cifar.runs import METRICS, SUMMARY, is_run, read_json, read_metrics, run_name, run_state, study_runs
+from cifar.sweep.queue import Queue, end, taken_trial, trial_of
+from cifar.sweep.space import recipe_of
+from cifar.training.display import Display
+
+
+class Reports:
+    """What a search is told of the epochs of a trial, and whether it prunes it. Seeds and folds report nothing.
+
+    Attributes:
+        pruned: whether the trial is to stop, since others were better after as many epochs.
+    """
+
+    def __init__(self, queue: Queue, trial: Trial) -> None:
+        self.pruned = False
+        self._queue, self._trial = queue, trial
+        self._is_search = queue.record["kind"] == "search"
+        self._waiting: dict[int, float] = {}
+        self._reported = set(trial_of(queue, trial.number).intermediate_values) if self._is_search else set()
+
+    def catch_up(self, folder: Path) -> None:
+        """Report the epochs of a run that another worker began."""
+        if self._is_search and (folder / METRICS).exists():
+            for row in read_metrics(folder):
+                self.epoch(row)
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        """Report an epoch by its row of metrics.csv; one that the database does not take goes with the next."""
+        epoch = int(row["epoch"])
+        if not self._is_search:
+            return
+        if epoch not in self._reported:
+            self._waiting[epoch] = row["validation_accuracy"]
+        try:
+            for number, accuracy in sorted(self._waiting.items()):
+                self._trial.report(accuracy, number)
+                self._reported.add(number)
+                del self._waiting[number]
+            self.pruned = self._trial.should_prune()
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError):
+            self._queue.say("The database does not answer; the training goes on, and its epochs are reported later.")
+
+
+DisplayOf = Callable[[Reports], AbstractContextManager[Display]]
+
+
+def check_study_data(folder: Path, dataset: Dataset) -> None:
+    """Refuse other data than the runs of a study were trained on.
+
+    Raises:
+        InputError: says which data it was.
+    """
+    for run in study_runs(folder)[:1]:
+        check_data(run, read_json(run / SUMMARY), dataset)
+
+
+def train_next(
+    queue: Queue,
+    job: Job,
+    dataset: Dataset,
+    *,
+    display_of: DisplayOf,
+    begins: Callable[[int, int, Mapping[str, Any], Path], object] = lambda *_: None,
+) -> dict[str, Any] | None:
+    """Take a trial, train it to its end and say so in the queue.
+
+    A trial that this process leaves unfinished, stopped or failing for want of disk or data, is there for the next.
+    One that diverges has failed, and so has one of a search whose recipe cannot be trained or takes too much memory.
+
+    Args:
+        queue: of the study.
+        job: how to train; its recipe and folder are the trial's instead.
+        dataset: to train on.
+        display_of: makes the display of a trial, which passes epochs on to its reports and stops where they prune.
+        begins: gets the trial's number, how many there are, the values that vary, and the run folder.
+
+    Returns:
+        number, state ("done", "pruned" or "failed"), validation accuracy and reason; None where no trial is left to take.
+
+    Raises:
+        Stopped: the display asked for it.
+        InputError, WorldError: as `run_one`.
+    """
+    worker = {"host": platform.node(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    with taken_trial(queue, worker=worker) as trial:
+        if trial is None:
+            return None
+        result: dict[str, Any] = {
+            "trial": trial.number + 1,
+            "state": "done",
+            "run": None,
+            "accuracy": None,
+            "reason": "",
+        }
+        reports = Reports(queue, trial)
+        try:
+            recipe = recipe_of(queue.record, trial.params)
+            folder = queue.folder / run_name(recipe, kind=queue.record["kind"])
+            begins(trial.number + 1, queue.record["trials"], trial.params, folder)
+            reports.catch_up(folder)
+            if not reports.pruned:
+                trial_job = job_of(job, recipe, folder)
+                with display_of(reports) as display:
+                    summary = train_trial(trial_job, dataset, kind=queue.record["kind"], display=display)
+                result["accuracy"] = summary["validation_accuracy"]
+        except Stopped:
+            if not reports.pruned:
+                raise
+        except (InputError, WorldError) as error:
+            if not fails(error, kind=queue.record["kind"]):
+                raise
+            result |= {"state": "failed", "reason": str(error)}
+            end(queue, trial, state=TrialState.FAIL, reason=str(error))
+            return result
+        if reports.pruned and result["accuracy"] is None:
+            end(queue, trial, state=TrialState.PRUNED)
+            return result | {"state": "pruned"}
+        # Without validation images Optuna gets a number that says nothing: it never sees a test accuracy.
+        end(queue, trial, state=TrialState.COMPLETE, accuracy=result["accuracy"] or 0.0)
+        return result
+
+
+def job_of(job: Job, recipe: Recipe, folder: Path) -> Job:
+    """The job of a trial: a new run, or one that is resumed as it was computed before."""
+    if not is_run(folder):
+        return replace(job, recipe=recipe, folder=folder)
+    former = job_to_resume(folder, changes={})
+    return replace(
+        job, recipe=former.recipe, folder=folder, resume=True, kernels=job.kernels or former.kernels,
+        compile=former.compile, deterministic=former.deterministic,
+    )  # fmt: skip
+
+
+def train_trial(job: Job, dataset: Dataset, *, kind: str, display: Display) -> dict[str, Any]:
+    """Train a trial to its end; seeds and folds are also evaluated on the test set once, as any run is.
+
+    Args:
+        job: of the trial.
+        dataset: to train on.
+        kind: of the study.
+        display: sees progress.
+
+    Returns:
+        what summary.json holds.
+
+    Raises:
+        Stopped, InputError, WorldError: as `run_one`.
+    """
+    with prepared(job) as ready:
+        if kind != "search":
+            return run_one(ready, dataset, display=display)
+        if not job.resume or run_state(read_json(job.folder / SUMMARY)) == "unfinished":
+            train_run(ready, dataset, display=display)
+        return read_json(job.folder / SUMMARY)
+
+
+def fails(error: Exception, *, kind: str) -> bool:
+    """Whether an error is the recipe's, which would be the same on every machine, and not the world's."""
+    return isinstance(error, Diverged) or (
+        kind == "search" and (isinstance(error, InputError) or is_out_of_memory(error))
+    )
