@@ -17,7 +17,17 @@ from cifar.recipes import RECIPES, Recipe, with_fields
 from cifar.recipes.choice import choose_recipe, frozen
 from cifar.recipes.names import MODELS
 from cifar.recipes.text import flat_name
-from cifar.runs import CROSSVAL, SUMMARY, check_begun, is_run, read_json, read_metrics, run_recipe, run_state
+from cifar.runs import (
+    CROSSVAL,
+    SUMMARY,
+    check_begun,
+    expand_studies,
+    is_run,
+    read_json,
+    read_metrics,
+    run_recipe,
+    run_state,
+)
 from cifar.training.display import Display
 
 if TYPE_CHECKING:
@@ -402,7 +412,7 @@ def compare(*runs: Run | str | Path, split: str = "test", tta: str = "", seed: i
     """Compare runs on the same images, from the predictions in their folders: no new test evaluation.
 
     Args:
-        runs: two or more, tested.
+        runs: two or more, tested; the folder of a study stands for its runs.
         split: test, or validation after `Run.evaluate(split="validation")`.
         tta: none, mirror or shift; "" is each run's recipe's.
         seed: of the bootstraps.
@@ -418,9 +428,9 @@ def compare(*runs: Run | str | Path, split: str = "test", tta: str = "", seed: i
     from cifar.evaluation.comparison import compare_runs
     from cifar.reporting.records import read_evaluated_runs
 
-    if len(runs) < 2:
+    folders = expand_studies([run.folder if isinstance(run, Run) else Path(run) for run in runs])
+    if len(folders) < 2:
         raise InputError("Name two runs or more to compare.")
-    folders = [run.folder if isinstance(run, Run) else Path(run) for run in runs]
     return compare_runs(read_evaluated_runs(folders, split=split, views=tta), seed=seed)
 
 

@@ -14,10 +14,12 @@ from cifar.errors import InputError, WorldError
 if TYPE_CHECKING:
     from cifar.evaluation.comparison import EvaluatedRun
 
+MOST_PAIRS = 10  # that are shown of recipes with several seeds, which say more than their runs
+
 
 @app.command(rich_help_panel="Understand")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, or of studies.")],
     with_published: Annotated[
         bool, typer.Option("--published", help="Also against 30 published networks, on the 10,000 test images.")
     ] = False,
@@ -36,8 +38,9 @@ def compare(
     from cifar.audit.published import check_whole_test
     from cifar.evaluation.comparison import compare_runs
     from cifar.reporting.records import read_evaluated_runs
-    from cifar.runs import write_file
+    from cifar.runs import expand_studies, write_file
 
+    runs = expand_studies(runs)
     if len(runs) < 2 and not with_published:
         raise InputError("Name two runs or more to compare, or one with --published.")
     if save and (save.is_dir() or not save.parent.is_dir()):
@@ -85,7 +88,9 @@ def show_comparison(result: Mapping[str, Any]) -> None:
     prefix = display.sample_prefix(result)
     display.result_text(f"{prefix}{result['num_images']:,} {result['split']} images, the same for all")
     show_runs(result["runs"])
-    if result["pairs"]:
+    if len(result["pairs"]) > MOST_PAIRS and all(len(recipe["seeds"]) > 1 for recipe in result["recipes"]):
+        display.result_text(f"\n{len(result['pairs'])} pairs of runs: --json has them")
+    elif result["pairs"]:
         show_pairs(result)
     if any(len(recipe["seeds"]) > 1 for recipe in result["recipes"]):
         show_recipes(result)

@@ -13,7 +13,7 @@ from cifar.cli.app import app
 @app.command(rich_help_panel="Understand")
 def report(
     context: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Folders of tested runs or of cross-validations.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of tested runs, of cross-validations or of studies.")],
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Default RUN/report.html; for several runs report.html in this folder."),

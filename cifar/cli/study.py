@@ -113,7 +113,7 @@ def spread_line(study: Mapping[str, Any], split: str, spread: Mapping[str, Any])
         split: validation or test.
         spread: its figures.
     """
-    prefix, number = "SAMPLE: " * (study["data"] == "sample"), len(spread["accuracies"])
+    prefix, number = "SAMPLE OF CIFAR-10: " * (study["data"] == "sample"), len(spread["accuracies"])
     if number == 1:
         return f"{prefix}{split}: {spread['mean']:.2%}, one of {study['trials']} {study['kind']} yet"
     of = f"{number} {study['kind']}" if number == study["trials"] else f"{number} of {study['trials']} {study['kind']}"
@@ -129,10 +129,10 @@ def show_best(study: Mapping[str, Any]) -> None:
     best = study["best"]
     if not best:
         return
-    prefix = "SAMPLE: " * (study["data"] == "sample")
+    prefix = "SAMPLE OF CIFAR-10: " * (study["data"] == "sample")
     display.result_text(
         f"{prefix}best: trial {best['trial']}, {as_words(best['values'])}, validation accuracy "
-        f"{best['validation_accuracy']:.2%} (the best of several, so it is too high for a new recipe's)"
+        f"{best['validation_accuracy']:.2%} (chosen on these images, so expect less of a new run)"
     )
     if best["test_accuracy"] is not None:
         display.result_text(

@@ -152,7 +152,8 @@ def create_study(
     named = {"": "CIFAR-10", "sample": "the sample"}.get(data, data)
     what = {"seeds": "seeds", "folds": "folds", "search": "trials"}[kind]
     display.say(f"{recipe.model}: {number} {what} of {epochs}, on {named}")
-    display.say(f"folder: {folder}; queue: {where(url)}")
+    display.say(f"folder: {folder}")
+    display.say(f"queue: {where(url)[0].lower()}{where(url)[1:]}")
 
 
 class TrialDisplay(display.TerminalDisplay):

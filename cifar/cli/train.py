@@ -64,6 +64,15 @@ Seed = Annotated[int | None, typer.Option("--seed", rich_help_panel=WHAT, help="
 Folds = Annotated[
     int | None, typer.Option("--folds", rich_help_panel=WHAT, help="Number of folds; implies --cross-validate.")
 ]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        rich_help_panel=WHAT,
+        help="Train this many seeds: a study, as of `cifar sweep`, with this process as its worker.",
+        metavar="N",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -176,6 +185,7 @@ def train(
     wandb: Wandb = False,
     save_folder: SaveFolder = None,
     seed: Seed = None,
+    seeds: Seeds = None,
     folds: Folds = None,
     data: Data = "",
     settings: Settings = None,
@@ -206,7 +216,7 @@ def train(
     typed: list[str] = []
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
     if resume:
-        numbers = (batch_size, seed, folds, train_blocks)
+        numbers = (batch_size, seed, seeds, folds, train_blocks)
         others = (freeze, model, recipe, cross_validate, settings, weights, from_run, save_folder, overwrite)
         if any(others) or any(number is not None for number in numbers):
             raise InputError(
@@ -219,6 +229,8 @@ def train(
 
         if folds == 0:
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
+        if seeds is not None and (cross_validate or folds or overwrite):
+            raise InputError("--seeds goes neither with -c, --folds nor --overwrite: folds have a seed each.")
         if from_run and (model or recipe or weights):
             raise InputError(
                 f"--from takes network, recipe and weights from {from_run}: leave -m, --recipe and --weights out, or "
@@ -235,7 +247,7 @@ def train(
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
         folder = save_folder or default_folder(model or recipe or chosen.model)
-        if not dry_run:
+        if not dry_run and seeds is None:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
         # What was typed here is the user's own; what only a file names is not.
         values = [model, *(setting.partition("=")[2].strip() for setting in settings or ())]
@@ -249,6 +261,10 @@ def train(
     )  # fmt: skip
     if dry_run:
         show_plan(job)
+    elif seeds is not None:
+        from cifar.cli.sweep import train_seeds
+
+        train_seeds(job, seeds)
     else:
         train_job(job)
 

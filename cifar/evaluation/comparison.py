@@ -190,9 +190,7 @@ def compare_recipes(runs: Sequence[EvaluatedRun], *, seed: int) -> dict[str, Any
     """
     recipes, hits = [], {}
     groups = group_seeds(runs)
-    models = [group[0].recipe.model for group in groups]
-    for group, model in zip(groups, models, strict=True):
-        name = model if models.count(model) == 1 else f"{model} ({group[0].name})"
+    for group, name in zip(groups, recipe_names(groups), strict=True):
         by_seed = {run.recipe.seed: run for run in reversed(group)}
         members = [run for run in group if by_seed[run.recipe.seed] is run]
         mean, std, _ = mean_interval([float(run.hits.mean()) for run in members])
@@ -209,6 +207,20 @@ def compare_recipes(runs: Sequence[EvaluatedRun], *, seed: int) -> dict[str, Any
             "interval": list(mean_accuracy_interval(hits[name])) if several else None,
         })  # fmt: skip
     return {"recipes": recipes, "recipe_pairs": compare_recipe_pairs(hits, seed=seed)}
+
+
+def recipe_names(groups: Sequence[Sequence[EvaluatedRun]]) -> list[str]:
+    """Return a name for each group of seeds: its network's; of several also the folder of its runs, or its first run.
+
+    The folder tells where each group has one of its own, as studies do.
+    """
+    models = [group[0].recipe.model for group in groups]
+    parents = [{run.folder.resolve().parent.name for run in group} for group in groups]
+    apart = all(map(len, parents)) and len(set.union(*parents)) == len(groups) == sum(map(len, parents))
+    return [
+        model if models.count(model) == 1 else f"{model} ({folder if apart else group[0].name})"
+        for group, model, (folder, *_) in zip(groups, models, parents, strict=True)
+    ]
 
 
 def compare_recipe_pairs(hits: Mapping[str, NDArray[np.bool_]], *, seed: int) -> list[dict[str, Any]]:

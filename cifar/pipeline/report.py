@@ -15,7 +15,7 @@ def write_report(runs: Sequence[Path], output: Path | None, *, command: str) -> 
     """Write one HTML file of all that is known of runs; of several also which of them differ.
 
     Args:
-        runs: folders of tested runs or of cross-validations.
+        runs: folders of tested runs, of cross-validations or of studies.
         output: the file; None is report.html in the run's folder, or of several in this one.
         command: that made it, shown in it.
 

@@ -21,6 +21,8 @@ from cifar.runs import (
     SUMMARY,
     check_run,
     evaluation_name,
+    expand_studies,
+    is_study,
     read_json,
     read_metrics,
     read_predictions,
@@ -77,10 +79,10 @@ def showing(folder: Path) -> Iterator[None]:
 
 
 def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list[Record]:
-    """Return runs in the order given; a cross-validation stands for its folds.
+    """Return runs in the order given; a cross-validation stands for its folds, a study for its tested runs.
 
     Args:
-        folders: of runs or cross-validations; one that is named twice counts once.
+        folders: of runs, cross-validations or studies; one that is named twice counts once.
         extras: names of JSON files to read beside evaluation.json, where they are.
 
     Raises:
@@ -88,7 +90,7 @@ def read_records(folders: Sequence[Path], *, extras: Sequence[str] = ()) -> list
         WorldError: a file is damaged.
     """
     runs: list[Path] = []
-    for folder in dict.fromkeys(folders):
+    for folder in expand_studies(list(dict.fromkeys(folders))):
         runs += sorted(folder.glob("fold-*")) if (folder / CROSSVAL).exists() else [folder]
     names = distinct_names(runs)
     return [read_record(run, name=name, extras=extras) for run, name in zip(runs, names, strict=True)]
@@ -120,13 +122,14 @@ def read_evaluated_runs(folders: Sequence[Path], *, split: str = "test", views: 
     """Return evaluations of runs, which are comparable, by the names that `read_records` gives them.
 
     Args:
-        folders: of runs.
+        folders: of runs, or of studies, which stand for their tested runs.
         split, views: of the evaluations; views of "" are those of each run's recipe.
 
     Raises:
         InputError: a folder given twice or of no run, or runs that differ in their images (`check_comparable`).
         WorldError: no predictions yet, or damaged ones.
     """
+    folders = expand_studies(folders)
     names = distinct_names(folders)
     which = {"split": split, "views": views}
     runs = [read_evaluated_run(folder, name=name, **which) for folder, name in zip(folders, names, strict=True)]
@@ -182,7 +185,7 @@ def computed_of(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, for a fold with its cross-validation's; more parts where names are equal.
+    """Return the last part of each path, for a run of a cross-validation or study with its; more where names are equal.
 
     Args:
         folders: of runs.
@@ -194,7 +197,7 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     for folder, path in zip(folders, paths, strict=True):
         if paths.count(path) > 1:
             raise InputError(f"{folder} is given twice: name each run once.")
-    fewest = [2 if path.name.startswith("fold-") else 1 for path in paths]
+    fewest = [2 if path.name.startswith("fold-") or is_study(path.parent) else 1 for path in paths]
 
     def longer_by(more: int) -> list[str]:
         return ["/".join(path.parts[-number - more :]) for path, number in zip(paths, fewest, strict=True)]

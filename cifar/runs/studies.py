@@ -75,7 +75,7 @@ def run_name(recipe: Recipe, *, kind: str) -> str:
         kind: of the study: seeds, folds or search.
     """
     prefix = {"seeds": f"seed-{recipe.seed}-", "folds": f"fold-{recipe.holdout.fold}-", "search": ""}[kind]
-    return prefix + hashlib.sha256(to_json(recipe).encode()).hexdigest()[:10]
+    return prefix + hashlib.sha256(to_json(recipe).encode()).hexdigest()[:8]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """summary.json and recipe.json of a run: its state, what it was asked for, and what became of it."""
 
+import shlex
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 from cifar.errors import InputError, WorldError
 from cifar.files import json_text, read_regular
 from cifar.recipes import Recipe, from_mapping, parse_recipe, to_json, to_mapping
-from cifar.runs.names import CROSSVAL, EXPORT, MARKERS, RECIPE, SUMMARY
+from cifar.runs.names import CROSSVAL, EXPORT, MARKERS, RECIPE, STUDY, SUMMARY
 from cifar.runs.store import MAX_TEXT_BYTES, read_checksums, read_file, read_json, write_files
 
 CHANGEABLE = ("lr", "epochs", "skip_bad_steps")  # fields of a recipe that --resume may change on purpose
@@ -174,7 +175,10 @@ def check_same(values: Mapping[str, Any], former: Mapping[str, Any], *, origin: 
 
 
 def check_run(folder: Path) -> None:
-    """Raise InputError where a folder is none of ours."""
+    """Raise InputError where a folder is none of ours, or that of a study."""
+    if (folder / STUDY).is_file():
+        path = shlex.quote(str(folder))
+        raise InputError(f"{folder} holds a study: `cifar sweep work {path}` goes on; or name one of the runs in it.")
     if not (folder / RECIPE).is_file():
         raise InputError(f"{folder} is not a run folder: it holds no {RECIPE}.")
 

@@ -132,7 +132,9 @@ def next_command(queue: Queue, best: Mapping[str, Any]) -> str:
     """The command that trains the best recipe of a search with several seeds."""
     recipe = queue.folder / best["run"] / RECIPE
     study = queue.folder.with_name(f"{queue.folder.name}-best")
-    return f"cifar sweep new {shlex.quote(str(study))} --recipe {shlex.quote(str(recipe))} --seeds 5"
+    data = queue.record["data"]
+    given = f" --data {shlex.quote(data)}" if data else ""
+    return f"cifar sweep new {shlex.quote(str(study))} --recipe {shlex.quote(str(recipe))} --seeds 5{given}"
 
 
 def chosen_run(queue: Queue, study: Mapping[str, Any]) -> Path:

@@ -112,7 +112,7 @@ def value_of(recipe: Recipe, name: str, text: str) -> Any:
                 check_name(text)
             return to_mapping(typed_recipe(recipe, [f"{name}={text}"], {}))[name]
         except InputError as error:
-            raise InputError(f"--search {name}: {error}") from None
+            raise InputError(f"--search {name}={text}: {error} Write {name}={FORMS}.") from None
 
 
 def number_of_recipes(space: Mapping[str, Mapping[str, Any]]) -> float:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from cifar.errors import InputError, WorldError
@@ -19,7 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 VARIABLE = "CIFAR_STORAGE"
-FORM = "postgresql+psycopg://USER@HOST/DATABASE"
+FORM = "postgresql+psycopg://HOST/DATABASE"
 
 
 class JournalLock(JournalFileOpenLock):
@@ -141,13 +141,14 @@ def without_password(text: str) -> str:
     if not text:
         return ""
     url = make_url(text)
-    secret = [name for name in url.query if "pass" in name.lower()]
-    return url.set(password=None).difference_update_query(secret).render_as_string(hide_password=False)
+    query = {name: value for name, value in url.query.items() if "pass" not in name.lower()}
+    open_url = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, query)
+    return open_url.render_as_string(hide_password=False)
 
 
 def where(text: str) -> str:
-    """The storage in a few words, for a sentence."""
+    """The storage in a few words, to begin a sentence."""
     if not text:
-        return "The journal"
+        return "The journal in its folder"
     url = make_url(text)
-    return f"The database {url.database} at {url.host or 'this machine'}"
+    return f"The database {url.database} at {url.host or url.query.get('host', 'this machine')}"

@@ -97,7 +97,7 @@ def train_next(
         begins: gets the trial's number, how many there are, the values that vary, and the run folder.
 
     Returns:
-        number, state ("done", "pruned" or "failed"), validation accuracy and reason; None where no trial is left to take.
+        number, state (done, pruned or failed), validation accuracy and reason; None where no trial is left to take.
 
     Raises:
         Stopped: the display asked for it.

@@ -1,0 +1,77 @@
+"""A PostgreSQL server of the tests' own: in a folder, on a free port of this machine, by an unprivileged user."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PASSWORD = "a password of tests"
+
+
+def programs() -> Path | None:
+    """The folder of PostgreSQL's programs, Debian's newest or those on the path; None where it is not installed."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = str(debian[-1]) if debian else shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+class Postgres:
+    """A server; `url` leads to its database, and `stop` and `start` are what a machine does to it."""
+
+    def __init__(self, folder: Path) -> None:
+        found = programs()
+        assert found, "PostgreSQL is installed"
+        self._programs, self._folder = found, folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self.url = f"postgresql+psycopg://cifar:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self._port}/cifar"
+        folder.mkdir()
+        self._user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        if self._user:
+            shutil.chown(folder, self._user)
+        (folder / "password").write_text(PASSWORD)
+        (folder / "password").chmod(0o644)
+        self._run("initdb", "-D", folder / "data", "-U", "cifar", "--pwfile", folder / "password", "-A", "scram-sha-256",
+                  "--no-sync")  # fmt: skip
+        self.start()
+        self._run("createdb", "-h", "127.0.0.1", "-p", self._port, "-U", "cifar", "cifar")
+
+    def _run(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [self._programs / program, *map(str, arguments)], user=self._user, cwd="/", capture_output=True, text=True,
+            env={"PGPASSWORD": PASSWORD, "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+
+    def start(self) -> None:
+        options = f"-p {self._port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
+        self._run(
+            "pg_ctl", "-D", self._folder / "data", "-o", options, "-l", self._folder / "data" / "log", "-w", "start"
+        )
+
+    def stop(self) -> None:
+        """As a machine that goes down: whoever is connected is cut off."""
+        self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
+
+    def restart(self, *, seconds: float) -> None:
+        """Be away for so long."""
+        self.stop()
+        time.sleep(seconds)
+        self.start()
+
+
+@contextmanager
+def running_postgres(folder: Path) -> Iterator[Postgres]:
+    """A new server in this folder, which the block's end stops."""
+    for parent in folder.parents:  # temporary folders of pytest are closed to other users
+        if parent.stat().st_uid == os.geteuid() and os.geteuid() == 0 and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    server = Postgres(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
