@@ -35,8 +35,9 @@ class Postgres:
             shutil.chown(folder, self._user)
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
-        self._run("initdb", "-D", folder / "data", "-U", "cifar", "--pwfile", folder / "password", "-A", "scram-sha-256",
-                  "--no-sync")  # fmt: skip
+        self._data = folder / "data"
+        how = ("--auth", "scram-sha-256", "--no-sync", "--username", "cifar", "--pwfile", folder / "password")
+        self._run("initdb", "-D", self._data, *how)
         self.start()
         self._run("createdb", "-h", "127.0.0.1", "-p", self._port, "-U", "cifar", "cifar")
 
@@ -55,7 +56,7 @@ class Postgres:
 
     def stop(self) -> None:
         """As a machine that goes down: whoever is connected is cut off."""
-        self._run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
 
     def restart(self, *, seconds: float) -> None:
         """Be away for so long."""

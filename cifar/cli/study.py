@@ -73,7 +73,7 @@ def cells_of(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
         where = where if row["state"] == "running" else f"left by {where}"
     return (
         str(row["trial"]),
-        row["state"] if row["same_as"] is None else f"same as {row['same_as']}",
+        row["state"],
         *(shortened(row["values"][name]) if name in row["values"] else "" for name in names),
         f"{row['epoch']}/{row['epochs']}" if row["epoch"] else "",
         "" if validation is None else f"{validation:.2%}",

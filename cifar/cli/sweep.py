@@ -135,8 +135,8 @@ def create_study(
         kind, space = "folds", of_folds(recipe)
     from cifar.recipes import to_mapping
     from cifar.runs import check_free_for_study, new_study
-    from cifar.sweep.queue import check_storage, open_queue
-    from cifar.sweep.storage import new_name, url_of_new, where, without_password
+    from cifar.sweep.queue import open_queue
+    from cifar.sweep.storage import check_storage, new_name, url_of_new, where, without_password
 
     check_free_for_study(folder)
     url = url_of_new(storage)
@@ -214,9 +214,9 @@ def work_on(job: "Job", *, storage: str = "") -> None:
     from cifar.pipeline.job import Stopped
     from cifar.pipeline.start import prepared
     from cifar.runs import read_study
-    from cifar.sweep.queue import explained, open_queue
+    from cifar.sweep.queue import open_queue
     from cifar.sweep.show import describe_study
-    from cifar.sweep.storage import url_of
+    from cifar.sweep.storage import explained, url_of
     from cifar.sweep.work import check_study_data, train_next
 
     folder, record = job.folder, read_study(job.folder)

@@ -7,23 +7,18 @@ worker, mark live trials as failed when a machine sleeps or the database restart
 the trial anew under another number. A lock ends with its process, whatever ends it.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from cifar.errors import WorldError
-from cifar.runs import JOURNAL, claimed, held_queue
-from cifar.sweep.storage import open_storage, where
+from cifar.runs import claimed, held_queue
+from cifar.sweep.storage import explained, open_storage, patiently, readable
 
-Result = TypeVar("Result")
-PATIENCE = 600.0  # seconds that a database may be away, as while it is restarted
 SAME_AS, REASON, WORKER = "same_as", "reason", "worker"  # what a trial's attributes say
 
 
@@ -65,20 +60,9 @@ def open_queue(folder: Path, record: Mapping[str, Any], *, url: str, say: Callab
             pruner=pruner_of(record),
             load_if_exists=True,
         )
-        for number in range(len(study.get_trials(deepcopy=False)), record["trials"]):
-            study.enqueue_trial(fixed_values(record, number))
-    return Queue(folder, record, study, say)
-
-
-def check_storage(url: str) -> None:
-    """Refuse a database that cannot be used, before anything is made; "" is the journal.
-
-    Raises:
-        WorldError: says why.
-    """
-    if url:
-        with explained(Path(), url):
-            open_storage(Path(), url).remove_session()
+        queue = Queue(folder, record, study, say)
+        fill(queue)
+    return queue
 
 
 def pruner_of(record: Mapping[str, Any]) -> optuna.pruners.BasePruner:
@@ -89,11 +73,15 @@ def pruner_of(record: Mapping[str, Any]) -> optuna.pruners.BasePruner:
     return optuna.pruners.HyperbandPruner(max_resource=epochs.get("high") or max(epochs["choices"]))
 
 
-def fixed_values(record: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What a trial must be; nothing in a search, whose values are drawn when a worker takes it."""
-    if record["kind"] == "search":
-        return {}
-    return {name: each["choices"][number] for name, each in record["space"].items()}
+def fill(queue: Queue) -> None:
+    """Put into the queue what it lacks: all trials of a new study, and another for each that repeats a recipe.
+
+    What a trial of seeds or folds is to be stands with it; the values of a search are drawn when a worker takes it.
+    """
+    record, trials = queue.record, queue.study.get_trials(deepcopy=False)
+    fixed = {} if record["kind"] == "search" else record["space"]
+    for number in range(sum(SAME_AS not in trial.user_attrs for trial in trials), record["trials"]):
+        queue.study.enqueue_trial({name: each["choices"][number] for name, each in fixed.items()})
 
 
 def draw(trial: Trial, space: Mapping[str, Mapping[str, Any]]) -> None:
@@ -131,31 +119,47 @@ def taken_trial(queue: Queue, *, worker: Mapping[str, Any]) -> Iterator[Trial | 
                         trial.set_user_attr(WORKER, dict(worker))
                         stack.push(claim.pop_all())
                         return trial
-                    trial.set_user_attr(SAME_AS, other + 1)  # as trials are shown, from 1
+                    trial.set_user_attr(SAME_AS, other)
                     queue.study.tell(number, state=TrialState.FAIL)
+                    fill(queue)
                 return None
 
-        yield patiently(queue, take)
+        yield patiently(take, url=queue.record["storage"], say=queue.say)
 
 
 def next_number(queue: Queue, claim: ExitStack) -> int | None:
     """The number of the trial to take, which `claim` then holds; the queue is held."""
-    for state in (TrialState.RUNNING, TrialState.WAITING):
-        for trial in queue.study.get_trials(deepcopy=False, states=(state,)):
-            if claim.enter_context(claimed(queue.folder, trial.number)):
-                return trial.number
+    running = queue.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    waiting = queue.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for trial in (*running, *waiting[:1]):  # Optuna gives the first that waits
+        if claim.enter_context(claimed(queue.folder, trial.number)):
+            return trial.number
     return None
 
 
 def begin(queue: Queue, number: int) -> Trial:
     """The trial of this number, running, with all its values; the queue is held."""
     study = queue.study
-    study.sampler = optuna.samplers.TPESampler(seed=(queue.record["recipe"]["seed"] + number) % 2**32)
+    study.sampler = sampler_of(queue.record, number)
     frozen = trial_of(queue, number)
     trial = study.ask() if frozen.state == TrialState.WAITING else Trial(study, frozen._trial_id)
     assert trial.number == number, (trial.number, number)
     draw(trial, queue.record["space"])
     return trial
+
+
+def sampler_of(record: Mapping[str, Any], number: int) -> optuna.samplers.BaseSampler:
+    """TPE (Watanabe 2023), and for those trials that stand for a repetition plain chance, which finds what is left."""
+    seed = (record["recipe"]["seed"] + number) % 2**32
+    if number < record["trials"]:
+        return optuna.samplers.TPESampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def position(queue: Queue, number: int) -> int:
+    """The number of a trial as people see it: from 1, those that repeat a recipe left out."""
+    trials = queue.study.get_trials(deepcopy=False)
+    return sum(trial.number <= number and SAME_AS not in trial.user_attrs for trial in trials)
 
 
 def trial_of(queue: Queue, number: int) -> FrozenTrial:
@@ -189,67 +193,10 @@ def end(queue: Queue, trial: Trial, *, state: TrialState, accuracy: float | None
                     trial.set_user_attr(REASON, reason)
                 queue.study.tell(trial.number, accuracy, state=state)
 
-    patiently(queue, tell)
+    patiently(tell, url=queue.record["storage"], say=queue.say)
 
 
 def is_left(queue: Queue, trial: FrozenTrial) -> bool:
     """Whether a running trial has no worker any more; the queue is held."""
     with claimed(queue.folder, trial.number) as is_free:
         return is_free
-
-
-def patiently(queue: Queue, action: Callable[[], Result]) -> Result:
-    """What an action gives that may be repeated; while the database does not answer, it is tried again.
-
-    Raises:
-        WorldError: it has not answered for `PATIENCE` seconds.
-    """
-    begun, pause = time.monotonic(), 1.0
-    while True:
-        try:
-            return action()
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-            if time.monotonic() - begun > PATIENCE:
-                raise unreachable(queue.record["storage"], error) from None
-            if pause == 1.0:
-                queue.say(f"{where(queue.record['storage'])} does not answer; it is asked again for ten minutes.")
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
-
-
-@contextmanager
-def explained(folder: Path, url: str) -> Iterator[None]:
-    """Turn what goes wrong with a queue into a sentence.
-
-    Args:
-        folder: of the study.
-        url: of the database; "" is the journal.
-
-    Raises:
-        WorldError: names the database or the journal, and what helps.
-    """
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-        raise unreachable(url, error) from None
-    except OSError as error:
-        raise WorldError(f"{folder / JOURNAL} cannot be used ({error.strerror or error}).") from None
-
-
-@contextmanager
-def readable(folder: Path, url: str) -> Iterator[None]:
-    """Turn whatever Optuna raises of a journal that was changed or damaged into a sentence, as `explained` does."""
-    try:
-        yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
-        if url:
-            raise
-        raise WorldError(
-            f"{folder / JOURNAL} is damaged: remove it. The queue is made again, and finished runs are found in it."
-        ) from None
-
-
-def unreachable(url: str, error: Exception) -> WorldError:
-    """The error of a database that does not answer."""
-    cause = str(error.__cause__ or error).splitlines()[0]
-    return WorldError(f"{where(url)} cannot be used ({cause}): start it, or give its address with --storage.")

@@ -10,10 +10,16 @@ from optuna.trial import FrozenTrial, TrialState
 from cifar.errors import InputError
 from cifar.evaluation.intervals import mean_interval, wilson_interval
 from cifar.runs import METRICS, RECIPE, SUMMARY, held_queue, is_run, read_json, read_metrics
-from cifar.sweep.queue import REASON, SAME_AS, WORKER, Queue, is_left, patiently
+from cifar.sweep.queue import REASON, SAME_AS, WORKER, Queue, is_left
 from cifar.sweep.space import name_of, recipe_of
+from cifar.sweep.storage import patiently
 
-STATES = {TrialState.WAITING: "waiting", TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}
+STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
 def describe_study(queue: Queue) -> dict[str, Any]:
@@ -29,10 +35,12 @@ def describe_study(queue: Queue) -> dict[str, Any]:
 
     def states() -> list[tuple[FrozenTrial, str]]:
         with held_queue(queue.folder):
-            return [(trial, state_of(queue, trial)) for trial in queue.study.get_trials(deepcopy=False)]
+            trials = [trial for trial in queue.study.get_trials(deepcopy=False) if SAME_AS not in trial.user_attrs]
+            return [(trial, state_of(queue, trial)) for trial in trials]
 
     record = queue.record
-    rows = [describe_trial(queue, trial, state) for trial, state in patiently(queue, states)]
+    states_now = patiently(states, url=record["storage"], say=queue.say)
+    rows = [{"trial": number} | describe_trial(queue, *each) for number, each in enumerate(states_now, 1)]
     done = [row for row in rows if row["state"] == "done"]
     study = {name: record[name] for name in ("kind", "trials", "data", "space")}
     study |= {"folder": str(queue.folder), "rows": rows, "seconds_left": seconds_left(rows)}
@@ -43,11 +51,9 @@ def describe_study(queue: Queue) -> dict[str, Any]:
 
 
 def state_of(queue: Queue, trial: FrozenTrial) -> str:
-    """waiting, running, stopped (without a worker), done, pruned, repeated or failed; the queue is held."""
+    """waiting, running, stopped (without a worker), done, pruned or failed; the queue is held."""
     if trial.state == TrialState.RUNNING:
         return "stopped" if is_left(queue, trial) else "running"
-    if trial.state == TrialState.FAIL:
-        return "repeated" if SAME_AS in trial.user_attrs else "failed"
     return STATES[trial.state]
 
 
@@ -56,13 +62,13 @@ def describe_trial(queue: Queue, trial: FrozenTrial, state: str) -> dict[str, An
     record = queue.record
     values = trial.params or {**trial.system_attrs.get("fixed_params", {})}
     row: dict[str, Any] = {
-        "trial": trial.number + 1, "state": state, "values": values, "run": None, "epoch": 0,
+        "state": state, "values": values, "run": None, "epoch": 0,
         "epochs": record["recipe"]["epochs"], "validation_accuracy": None, "validation_interval": None,
         "test_accuracy": None, "test_interval": None, "seconds": None, "seconds_left": None,
         "worker": trial.user_attrs.get(WORKER) if state in ("running", "stopped") else None,
-        "reason": trial.user_attrs.get(REASON, ""), "same_as": trial.user_attrs.get(SAME_AS),
+        "reason": trial.user_attrs.get(REASON, ""),
     }  # fmt: skip
-    if state in ("waiting", "repeated") or len(values) < len(record["space"]):
+    if state == "waiting" or len(values) < len(record["space"]):
         return row
     try:
         folder = queue.folder / name_of(record, values)

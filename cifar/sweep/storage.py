@@ -3,14 +3,17 @@
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cifar.errors import InputError, WorldError
 from cifar.runs import JOURNAL
@@ -19,6 +22,9 @@ if sys.platform != "win32":
     import fcntl
 
 VARIABLE = "CIFAR_STORAGE"
+DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
+PATIENCE = 600.0  # seconds that a database may be away, as while it is restarted
+Result = TypeVar("Result")
 FORM = "postgresql+psycopg://HOST/DATABASE"
 
 
@@ -152,3 +158,77 @@ def where(text: str) -> str:
         return "The journal in its folder"
     url = make_url(text)
     return f"The database {url.database} at {url.host or url.query.get('host', 'this machine')}"
+
+
+def check_storage(url: str) -> None:
+    """Refuse a database that cannot be used, before anything is made; "" is the journal.
+
+    Raises:
+        WorldError: says why.
+    """
+    if url:
+        with explained(Path(), url):
+            open_storage(Path(), url).remove_session()
+
+
+def patiently(action: Callable[[], Result], *, url: str, say: Callable[[str], object]) -> Result:
+    """What an action gives that may be repeated; while the database does not answer, it is tried again.
+
+    Args:
+        action: reads or changes the queue.
+        url: of the database; "" is the journal.
+        say: is told once that it is waited for.
+
+    Raises:
+        WorldError: it has not answered for `PATIENCE` seconds.
+    """
+    begun, pause = time.monotonic(), 1.0
+    while True:
+        try:
+            return action()
+        except DATABASE_ERRORS as error:
+            if time.monotonic() - begun > PATIENCE:
+                raise unreachable(url, error) from None
+            if pause == 1.0:
+                say(f"{where(url)} does not answer; it is asked again for ten minutes.")
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+
+@contextmanager
+def explained(folder: Path, url: str) -> Iterator[None]:
+    """Turn what goes wrong with a queue into a sentence.
+
+    Args:
+        folder: of the study.
+        url: of the database; "" is the journal.
+
+    Raises:
+        WorldError: names the database or the journal, and what helps.
+    """
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        raise unreachable(url, error) from None
+    except OSError as error:
+        raise WorldError(f"{folder / JOURNAL} cannot be used ({error.strerror or error}).") from None
+
+
+@contextmanager
+def readable(folder: Path, url: str) -> Iterator[None]:
+    """Turn whatever Optuna raises of a journal that was changed or damaged into a sentence, as `explained` does."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        if url:
+            raise
+        raise WorldError(
+            f"{folder / JOURNAL} is damaged: stop all workers and remove it. The next one makes the queue "
+            "again, and finds what is trained already."
+        ) from None
+
+
+def unreachable(url: str, error: Exception) -> WorldError:
+    """The error of a database that does not answer."""
+    cause = str(error.__cause__ or error).splitlines()[0]
+    return WorldError(f"{where(url)} cannot be used ({cause}): start it, or give its address with --storage.")

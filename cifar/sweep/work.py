@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from cifar.data.cifar10 import Dataset
 from cifar.errors import Diverged, InputError, WorldError
@@ -21,8 +19,9 @@ from cifar.pipeline.run import run_one, train_run
 from cifar.pipeline.start import prepared
 from cifar.recipes import Recipe
 from cifar.runs import METRICS, SUMMARY, is_run, read_json, read_metrics, run_name, run_state, study_runs
-from cifar.sweep.queue import Queue, end, taken_trial, trial_of
+from cifar.sweep.queue import Queue, end, position, taken_trial, trial_of
 from cifar.sweep.space import recipe_of
+from cifar.sweep.storage import DATABASE_ERRORS
 from cifar.training.display import Display
 
 
@@ -41,10 +40,16 @@ class Reports:
         self._reported = set(trial_of(queue, trial.number).intermediate_values) if self._is_search else set()
 
     def catch_up(self, folder: Path) -> None:
-        """Report the epochs of a run that another worker began."""
+        """Report the epochs of a run that another worker began.
+
+        Raises:
+            Stopped: the search prunes the trial.
+        """
         if self._is_search and (folder / METRICS).exists():
             for row in read_metrics(folder):
                 self.epoch(row)
+        if self.pruned:
+            raise Stopped(folder)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Report an epoch by its row of metrics.csv; one that the database does not take goes with the next."""
@@ -59,7 +64,7 @@ class Reports:
                 self._reported.add(number)
                 del self._waiting[number]
             self.pruned = self._trial.should_prune()
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError):
+        except DATABASE_ERRORS:
             self._queue.say("The database does not answer; the training goes on, and its epochs are reported later.")
 
 
@@ -104,42 +109,33 @@ def train_next(
         InputError, WorldError: as `run_one`.
     """
     worker = {"host": platform.node(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    kind = queue.record["kind"]
     with taken_trial(queue, worker=worker) as trial:
         if trial is None:
             return None
-        result: dict[str, Any] = {
-            "trial": trial.number + 1,
-            "state": "done",
-            "run": None,
-            "accuracy": None,
-            "reason": "",
-        }
         reports = Reports(queue, trial)
+        outcome: dict[str, Any] = {"trial": position(queue, trial.number), "accuracy": None, "reason": ""}
         try:
             recipe = recipe_of(queue.record, trial.params)
-            folder = queue.folder / run_name(recipe, kind=queue.record["kind"])
-            begins(trial.number + 1, queue.record["trials"], trial.params, folder)
+            folder = queue.folder / run_name(recipe, kind=kind)
+            begins(outcome["trial"], queue.record["trials"], trial.params, folder)
             reports.catch_up(folder)
-            if not reports.pruned:
-                trial_job = job_of(job, recipe, folder)
-                with display_of(reports) as display:
-                    summary = train_trial(trial_job, dataset, kind=queue.record["kind"], display=display)
-                result["accuracy"] = summary["validation_accuracy"]
+            with display_of(reports) as display:
+                summary = train_trial(job_of(job, recipe, folder), dataset, kind=kind, display=display)
         except Stopped:
             if not reports.pruned:
                 raise
-        except (InputError, WorldError) as error:
-            if not fails(error, kind=queue.record["kind"]):
-                raise
-            result |= {"state": "failed", "reason": str(error)}
-            end(queue, trial, state=TrialState.FAIL, reason=str(error))
-            return result
-        if reports.pruned and result["accuracy"] is None:
             end(queue, trial, state=TrialState.PRUNED)
-            return result | {"state": "pruned"}
+            return outcome | {"state": "pruned"}
+        except (InputError, WorldError) as error:
+            if not fails(error, kind=kind):
+                raise
+            end(queue, trial, state=TrialState.FAIL, reason=str(error))
+            return outcome | {"state": "failed", "reason": str(error)}
+        accuracy = summary["validation_accuracy"]
         # Without validation images Optuna gets a number that says nothing: it never sees a test accuracy.
-        end(queue, trial, state=TrialState.COMPLETE, accuracy=result["accuracy"] or 0.0)
-        return result
+        end(queue, trial, state=TrialState.COMPLETE, accuracy=accuracy or 0.0)
+        return outcome | {"state": "done", "accuracy": accuracy}
 
 
 def job_of(job: Job, recipe: Recipe, folder: Path) -> Job:
