@@ -60,7 +60,8 @@ def state_of(queue: Queue, trial: FrozenTrial) -> str:
 def describe_trial(queue: Queue, trial: FrozenTrial, state: str) -> dict[str, Any]:
     """A row of a study: what is known of a trial, from the queue and from its run folder."""
     record = queue.record
-    values = trial.params or {**trial.system_attrs.get("fixed_params", {})}
+    drawn = trial.params or trial.system_attrs.get("fixed_params", {})
+    values = {name: drawn[name] for name in record["space"] if name in drawn}
     row: dict[str, Any] = {
         "state": state, "values": values, "run": None, "epoch": 0,
         "epochs": record["recipe"]["epochs"], "validation_accuracy": None, "validation_interval": None,

@@ -81,9 +81,9 @@ def dimension(recipe: Recipe, name: str, text: str) -> dict[str, Any]:
     spelled, colon, scale = text.partition(":") if ".." in text else (text, "", "")
     low_text, dots, high_text = spelled.partition("..")
     if not dots:
-        choices = [value_of(recipe, name, choice.strip()) for choice in text.split(",")]
-        if len(choices) < 2:
+        if "," not in text:
             raise InputError(f"--search {name}={text} is one value: give {FORMS}, or set it with --set.")
+        choices = [value_of(recipe, name, choice.strip()) for choice in text.split(",")]
         if len(set(choices)) < len(choices):
             raise InputError(f"--search {name}={text} names a value twice: give each once.")
         return {"choices": choices}
@@ -112,7 +112,7 @@ def value_of(recipe: Recipe, name: str, text: str) -> Any:
                 check_name(text)
             return to_mapping(typed_recipe(recipe, [f"{name}={text}"], {}))[name]
         except InputError as error:
-            raise InputError(f"--search {name}={text}: {error} Write {name}={FORMS}.") from None
+            raise InputError(f"--search {name}={text}: {error}") from None
 
 
 def number_of_recipes(space: Mapping[str, Mapping[str, Any]]) -> float:

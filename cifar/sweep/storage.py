@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from cifar.errors import InputError, WorldError
 from cifar.runs import JOURNAL
@@ -80,7 +81,8 @@ def open_storage(folder: Path, url: str) -> BaseStorage:
         path = folder / JOURNAL
         return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
     try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}})
+        # A connection for each question: none is held by hundreds of workers for hours, or outlives a restart.
+        return RDBStorage(url, engine_kwargs={"poolclass": NullPool, "connect_args": {"connect_timeout": 10}})
     except ImportError:
         raise WorldError('PostgreSQL needs the package psycopg: pip install "cifar[sweep]".') from None
 
