@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import json
 import os
 import pkgutil
@@ -35,8 +36,9 @@ def import_all(*, few: bool) -> None:
     for name in FEW:
         importlib.import_module(name)
     if not few:
+        has_optuna = importlib.util.find_spec("optuna") is not None
         for module in pkgutil.walk_packages(cifar.__path__, "cifar."):
-            if module.name not in LATE:
+            if module.name not in LATE and (has_optuna or not module.name.startswith("cifar.sweep.")):
                 importlib.import_module(module.name)
         importlib.import_module("cifar.models.repair").repair_torchvision()
         for name in IMPORTS:

@@ -12,7 +12,18 @@ from cifar.cli import display
 from cifar.cli.app import Data, Device, TrustCode, app, check_data_flag, open_data
 from cifar.cli.secrets import hidden
 from cifar.cli.terminal import Ended, exit_code
-from cifar.cli.train import BatchSize, Deterministic, Epoch, Kernels, LearningRate, Model, RecipeName, Seed, Settings
+from cifar.cli.train import (
+    BatchSize,
+    CheckpointMinutes,
+    Deterministic,
+    Epoch,
+    Kernels,
+    LearningRate,
+    Model,
+    RecipeName,
+    Seed,
+    Settings,
+)
 from cifar.errors import InputError
 from cifar.machine import check_device
 
@@ -178,6 +189,7 @@ def work(
     device: Device = "",
     kernels: Kernels = "",
     deterministic: Deterministic = False,
+    checkpoint_minutes: CheckpointMinutes = 5.0,
     trust_code: TrustCode = False,
 ) -> None:
     """Be a worker of a study: take a trial, train it, take the next, until none is left.
@@ -198,7 +210,7 @@ def work(
     recipe = from_mapping(record["recipe"], origin=str(study / STUDY))
     job = Job(
         recipe, study, data=record["data"], device=device, kernels=kernels, deterministic=deterministic,
-        command=record["command"], trust_code=trust_code,
+        checkpoint_seconds=60 * checkpoint_minutes, command=record["command"], trust_code=trust_code,
     )  # fmt: skip
     work_on(job, storage=storage)
 
