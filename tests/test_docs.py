@@ -74,14 +74,22 @@ def commands(block: Block) -> list[list[str]]:
     return found
 
 
+def verb_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The verb of a command, and the words from it on: of `sweep work RUN` it is `work`."""
+    verb = VERBS[words[0]]
+    inner = getattr(verb, "commands", {}).get(words[1] if len(words) > 1 else "")
+    return (inner, words[1:]) if inner else (verb, words)
+
+
 def fault_of(words: list[str]) -> str:
     """What is wrong with a command: no such verb or flag, a value that is not valid, an argument that is missing."""
     if words[0] in ("--help", "--version"):
         return ""
     if words[0] not in VERBS:
         return f"there is no verb {words[0]}"
+    verb, words = verb_of(words)
     try:
-        VERBS[words[0]].make_context(words[0], words[1:])
+        verb.make_context(words[0], words[1:])
     except typer.TyperException as error:
         return error.format_message()
     return ""
@@ -98,11 +106,12 @@ def test_every_command_parses(page: Path) -> None:
 def test_commands_in_sentences_have_verbs_and_flags_that_exist(page: Path) -> None:
     """Such as `cifar train --resume RUN`; values may be left out there."""
     for span in re.findall(r"`cifar ([^`]+)`", page.read_text()):
-        verb, *words = span.split()
-        if verb in ("--help", "--version", "…"):
+        words = span.split()
+        if words[0] in ("--help", "--version", "…"):
             continue
-        assert verb in VERBS, span
-        flags = {flag for option in VERBS[verb].params for flag in (*option.opts, *option.secondary_opts)}
+        assert words[0] in VERBS, span
+        verb, words = verb_of(words)
+        flags = {flag for option in verb.params for flag in (*option.opts, *option.secondary_opts)}
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= flags | {"-h", "--help"}, span
 
 
@@ -112,6 +121,8 @@ def test_a_wrong_command_is_found() -> None:
     assert first.startswith("No such option: --no-such")
     assert second == "there is no verb lern"
     (block,) = blocks("```\npython3 train.py -e many > x\ncifar predict resnet\n```\n")
+    assert [fault_of(words).split()[0] for words in commands(block)] == ["Invalid", "Missing"]
+    (block,) = blocks("```\ncifar sweep new runs/x --seed many\ncifar sweep work\n```\n")
     assert [fault_of(words).split()[0] for words in commands(block)] == ["Invalid", "Missing"]
 
 

@@ -262,7 +262,7 @@ def train(
     if dry_run:
         show_plan(job)
     elif seeds is not None:
-        from cifar.cli.sweep import train_seeds
+        from cifar.cli.study import train_seeds
 
         train_seeds(job, seeds)
     else:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from cifar.cli import app, run_app
-from cifar.cli import sweep as verbs
+from cifar.cli import study as screens
 from cifar.data.cifar10 import Dataset
 from cifar.pipeline.job import Job, Stopped
 from cifar.recipes import from_mapping
@@ -212,14 +212,14 @@ def test_a_signal_leaves_the_trial_to_the_next_worker(
 ) -> None:
     assert cifar("sweep", "new", "study", *SHORT, "-e", "2", "--seeds", "2") == 0
     steps = iter(range(1000))
-    real = verbs.TrialDisplay.should_stop
+    real = screens.TrialDisplay.should_stop
 
-    def should_stop(display: verbs.TrialDisplay) -> bool:
+    def should_stop(display: screens.TrialDisplay) -> bool:
         if next(steps) == 12:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(display)
 
-    monkeypatch.setattr(verbs.TrialDisplay, "should_stop", should_stop)
+    monkeypatch.setattr(screens.TrialDisplay, "should_stop", should_stop)
     assert cifar("sweep", "work", "study") == 128 + signal.SIGTERM
     assert "Stopped; everything is saved. Go on with: cifar sweep work study" in capsys.readouterr().err
     states = [row["state"] for row in shown("study", capsys)["rows"]]
@@ -273,7 +273,7 @@ def test_a_killed_worker_loses_no_trial(capsys: pytest.CaptureFixture[str], monk
     """Two workers, of which one is killed in its training, and the other or a third does what it left."""
     monkeypatch.setenv("CIFAR_KERNELS", "pytorch")  # the workers' caches have none
     assert cifar("sweep", "new", "study", *SHORT, "-e", "8", "--seeds", "2") == 0
-    environment = os.environ | {"PYTHONPATH": str(Path(verbs.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(screens.__file__).parents[2])}
     command = [sys.executable, "-c", TWO_WORKERS]  # which import PyTorch once
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as both:
         assert both.stdout
