@@ -109,7 +109,7 @@ def work_on(job: "Job", *, storage: str = "") -> None:
     from cifar.runs import read_study
     from cifar.sweep.queue import open_queue
     from cifar.sweep.show import describe_study
-    from cifar.sweep.storage import explained, url_of
+    from cifar.sweep.storage import url_of
     from cifar.sweep.work import check_study_data, train_next
 
     folder, record = job.folder, read_study(job.folder)
@@ -126,10 +126,9 @@ def work_on(job: "Job", *, storage: str = "") -> None:
             return displays[-1]
 
         try:
-            with explained(folder, url):
-                while result := train_next(queue, ready, dataset, display_of=display_of, begins=say_trial):
-                    if result["state"] != "done" or record["kind"] == "search":
-                        display.result_text(result_sentence(result))
+            while result := train_next(queue, ready, dataset, display_of=display_of, begins=say_trial):
+                if result["state"] != "done" or record["kind"] == "search":
+                    display.result_text(result_sentence(result))
         except Stopped:
             display.say(f"Stopped; everything is saved. Go on with: cifar sweep work {path}")
             raise typer.Exit(displays[-1].exit_code) from None

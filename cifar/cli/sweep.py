@@ -21,6 +21,8 @@ from cifar.cli.train import (
     RecipeName,
     Seed,
     Settings,
+    TensorBoard,
+    Wandb,
 )
 from cifar.errors import InputError
 from cifar.machine import check_device
@@ -48,8 +50,8 @@ Storage = Annotated[
     str,
     typer.Option(
         "--storage",
-        help="PostgreSQL that keeps the queue, postgresql+psycopg://USER@HOST/DATABASE (or CIFAR_STORAGE, or with "
-        "PGPASSWORD); default: a journal in the study's folder.",
+        help="PostgreSQL for the queue, postgresql+psycopg://HOST/DATABASE; default: the variable CIFAR_STORAGE, else "
+        "a journal in the study's folder. A password belongs into PGPASSWORD.",
     ),
 ]
 
@@ -117,13 +119,14 @@ def work(
     device: Device = "",
     kernels: Kernels = "",
     deterministic: Deterministic = False,
+    wandb: Wandb = False,
+    tensorboard: TensorBoard = False,
     checkpoint_minutes: CheckpointMinutes = 5.0,
     trust_code: TrustCode = False,
 ) -> None:
     """Be a worker of a study: take a trial, train it, take the next, until none is left.
 
-    Trials that a stopped or killed worker left come first and are resumed exactly. Ctrl-C stops after the current step,
-    with everything saved.
+    Trials that a stopped or killed worker left come first, and are resumed exactly.
     """
     check_device(device)
     if kernels not in ("", "native", "pytorch"):
@@ -137,7 +140,8 @@ def work(
     check_optuna()
     recipe = from_mapping(record["recipe"], origin=str(study / STUDY))
     job = Job(
-        recipe, study, data=record["data"], device=device, kernels=kernels, deterministic=deterministic,
+        recipe, study, data=record["data"], device=device, kernels=kernels, deterministic=deterministic, wandb=wandb,
+        tensorboard=tensorboard,
         checkpoint_seconds=60 * checkpoint_minutes, command=record["command"], trust_code=trust_code,
     )  # fmt: skip
     work_on(job, storage=storage)

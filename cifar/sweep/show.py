@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from cifar.errors import InputError
+from cifar.errors import InputError, WorldError
 from cifar.evaluation.intervals import mean_interval, wilson_interval
 from cifar.runs import METRICS, RECIPE, SUMMARY, held_queue, is_run, read_json, read_metrics
 from cifar.sweep.queue import REASON, SAME_AS, WORKER, Queue, is_left
@@ -83,8 +83,26 @@ def describe_trial(queue: Queue, trial: FrozenTrial, state: str) -> dict[str, An
     return row
 
 
-def progress_of(folder: Path) -> dict[str, Any]:
-    """How far a run is: epoch, seconds, and its accuracies with their intervals."""
+def progress_of(folder: Path, *, attempts: int = 3) -> dict[str, Any]:
+    """How far a run is: epoch, seconds, and its accuracies with their intervals.
+
+    Args:
+        folder: of the run, whose files another process may be replacing, more than once while one is verified.
+        attempts: to read them, before they are damaged.
+
+    Raises:
+        WorldError: they are.
+    """
+    try:
+        return read_progress(folder)
+    except WorldError:
+        if attempts == 1:
+            raise
+        return progress_of(folder, attempts=attempts - 1)
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """See `progress_of`."""
     summary = read_json(folder / SUMMARY)
     rows = read_metrics(folder) if (folder / METRICS).exists() else []
     accuracy = summary["validation_accuracy"]

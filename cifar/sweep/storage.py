@@ -182,7 +182,7 @@ def patiently(action: Callable[[], Result], *, url: str, say: Callable[[str], ob
         say: is told once that it is waited for.
 
     Raises:
-        WorldError: it has not answered for `PATIENCE` seconds.
+        WorldError: it has not answered for `PATIENCE` seconds, or the journal cannot be written.
     """
     begun, pause = time.monotonic(), 1.0
     while True:
@@ -195,6 +195,8 @@ def patiently(action: Callable[[], Result], *, url: str, say: Callable[[str], ob
                 say(f"{where(url)} does not answer; it is asked again for ten minutes.")
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
+        except OSError as error:
+            raise unwritable(JOURNAL, error) from None
 
 
 @contextmanager
@@ -213,7 +215,7 @@ def explained(folder: Path, url: str) -> Iterator[None]:
     except DATABASE_ERRORS as error:
         raise unreachable(url, error) from None
     except OSError as error:
-        raise WorldError(f"{folder / JOURNAL} cannot be used ({error.strerror or error}).") from None
+        raise unwritable(folder / JOURNAL, error) from None
 
 
 @contextmanager
@@ -228,6 +230,12 @@ def readable(folder: Path, url: str) -> Iterator[None]:
             f"{folder / JOURNAL} is damaged: stop all workers and remove it. The next one makes the queue "
             "again, and finds what is trained already."
         ) from None
+
+
+def unwritable(path: Path | str, error: OSError) -> WorldError:
+    """The error of a journal that the system refuses; runs are safe without it."""
+    reason = error.strerror or error
+    return WorldError(f"The queue in {path} cannot be used ({reason}): see to that, then start the worker again.")
 
 
 def unreachable(url: str, error: Exception) -> WorldError:

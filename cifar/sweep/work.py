@@ -52,7 +52,7 @@ class Reports:
             raise Stopped(folder)
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """Report an epoch by its row of metrics.csv; one that the database does not take goes with the next."""
+        """Report an epoch by its row of metrics.csv; one that the queue does not take goes with the next."""
         epoch = int(row["epoch"])
         if not self._is_search:
             return
@@ -64,8 +64,8 @@ class Reports:
                 self._reported.add(number)
                 del self._waiting[number]
             self.pruned = self._trial.should_prune()
-        except DATABASE_ERRORS:
-            self._queue.say("The database does not answer; the training goes on, and its epochs are reported later.")
+        except (*DATABASE_ERRORS, OSError):
+            self._queue.say("The queue cannot be reached; the training goes on, and its epochs are reported later.")
 
 
 DisplayOf = Callable[[Reports], AbstractContextManager[Display]]
