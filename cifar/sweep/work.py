@@ -24,6 +24,8 @@ from cifar.sweep.space import recipe_of
 from cifar.sweep.storage import DATABASE_ERRORS
 from cifar.training.display import Display
 
+PRUNED = "pruned"  # an attribute of a trial: after which epoch it was to stop
+
 
 class Reports:
     """What a search is told of the epochs of a trial, and whether it prunes it. Seeds and folds report nothing.
@@ -39,17 +41,25 @@ class Reports:
         self._waiting: dict[int, float] = {}
         self._reported = set(trial_of(queue, trial.number).intermediate_values) if self._is_search else set()
 
-    def catch_up(self, folder: Path) -> None:
+    def catch_up(self, folder: Path, *, epochs: int) -> None:
         """Report the epochs of a run that another worker began.
+
+        Args:
+            folder: of the run.
+            epochs: that it is to have; at its end nothing is pruned any more.
 
         Raises:
             Stopped: the search prunes the trial.
         """
-        if self._is_search and (folder / METRICS).exists():
-            for row in read_metrics(folder):
-                self.epoch(row)
-        if self.pruned:
+        if not self._is_search or not (folder / METRICS).exists():
+            return
+        rows = read_metrics(folder)
+        for row in rows:
+            self.epoch(row)
+        self.pruned = self.pruned or self._trial.user_attrs.get(PRUNED) == rows[-1]["epoch"]
+        if self.pruned and rows[-1]["epoch"] < epochs and run_state(read_json(folder / SUMMARY)) == "unfinished":
             raise Stopped(folder)
+        self.pruned = False
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """Report an epoch by its row of metrics.csv; one that the queue does not take goes with the next."""
@@ -64,6 +74,8 @@ class Reports:
                 self._reported.add(number)
                 del self._waiting[number]
             self.pruned = self._trial.should_prune()
+            if self.pruned:  # Optuna would say so only once, and another worker may have to end this trial
+                self._trial.set_user_attr(PRUNED, epoch)
         except (*DATABASE_ERRORS, OSError):
             self._queue.say("The queue cannot be reached; the training goes on, and its epochs are reported later.")
 
@@ -119,7 +131,7 @@ def train_next(
             recipe = recipe_of(queue.record, trial.params)
             folder = queue.folder / run_name(recipe, kind=kind)
             begins(outcome["trial"], queue.record["trials"], trial.params, folder)
-            reports.catch_up(folder)
+            reports.catch_up(folder, epochs=recipe.epochs)
             with display_of(reports) as display:
                 summary = train_trial(job_of(job, recipe, folder), dataset, kind=kind, display=display)
         except Stopped:

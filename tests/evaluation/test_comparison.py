@@ -97,6 +97,22 @@ def test_a_seed_counts_once(runs: list[EvaluatedRun]) -> None:
     assert (pair["difference"], pair["interval"], pair["mcnemar_p"], pair["agreement"]) == (0, [0, 0], 1, 1)
 
 
+def test_recipes_of_one_network_are_named_by_the_folders_of_their_runs(runs: list[EvaluatedRun]) -> None:
+    low, high = (with_fields(resnet(), lr=lr) for lr in (0.1, 0.2))
+
+    def named(*places: tuple[str, Recipe, int]) -> list[str]:
+        moved = [
+            dataclasses.replace(run, folder=Path(place) / run.name, recipe=with_fields(recipe, seed=seed))
+            for run, (place, recipe, seed) in zip(runs, places, strict=False)
+        ]
+        return [recipe["recipe"] for recipe in compare_runs(moved)["recipes"]]
+
+    assert named(("a", low, 0), ("a", low, 1), ("b", high, 0)) == ["resnet20 (a)", "resnet20 (b)"]
+    assert named(("a", low, 0), ("a", low, 1), ("a", high, 0)) == ["resnet20 (good-0)", "resnet20 (good-2)"]
+    assert named(("a", low, 0), ("b", low, 1), ("c", high, 0)) == ["resnet20 (good-0)", "resnet20 (good-2)"]
+    assert named(("a", low, 0), ("b", low, 1)) == ["resnet20"]
+
+
 def test_runs_without_any_error_have_no_overlap(runs: list[EvaluatedRun], labels: Labels) -> None:
     right = np.eye(10, dtype=np.float32)[labels]
     result = compare_runs([dataclasses.replace(run, probs=right) for run in runs])

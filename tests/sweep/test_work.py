@@ -13,13 +13,16 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from optuna.trial import Trial
+
 from cifar.cli import app, run_app
 from cifar.cli import study as screens
 from cifar.data.cifar10 import Dataset
 from cifar.pipeline.job import Job, Stopped
 from cifar.recipes import from_mapping
 from cifar.runs import held_queue, read_json, read_predictions, read_study
-from cifar.sweep.queue import open_queue, taken_trial
+from cifar.sweep import work as worker
+from cifar.sweep.queue import Queue, end, open_queue, taken_trial
 from cifar.sweep.show import describe_study
 from cifar.sweep.work import Reports, train_next
 from cifar.training.display import Display
@@ -86,6 +89,10 @@ class Stopping(Display):
         return self.reports.pruned or self.steps == 0
 
 
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
 def work(folder: Path, dataset: Dataset, *, steps: int = 0) -> int:
     """Train the trials of a study; stop after some steps of each, and go on, as often as it takes. Gives how often."""
     record = read_study(folder)
@@ -96,7 +103,7 @@ def work(folder: Path, dataset: Dataset, *, steps: int = 0) -> int:
             result = train_next(
                 queue, job, dataset, display_of=lambda reports: Stopping(reports, steps=steps),
             )  # fmt: skip
-        except Stopped:
+        except (Stopped, Killed):
             stops += 1
             continue
         if result is None:
@@ -151,13 +158,22 @@ def test_folds_are_those_of_a_cross_validation(capsys: pytest.CaptureFixture[str
 
 
 def test_a_search_that_is_stopped_again_and_again_ends_as_an_unbroken_one(
-    sample: Dataset, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    sample: Dataset, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = (*SHORT, "-e", "4", "--search", "lr=0.0005..0.5:log", "--search", "batch_size=50,100", "--trials", "6")
     for name in ("unbroken", "stopped"):
         assert cifar("sweep", "new", name, *flags) == 0
     assert cifar("sweep", "work", "unbroken") == 0
-    assert work(tmp_path / "stopped", sample, steps=15) >= 4
+    ended: set[int] = set()
+
+    def end_the_second_time(queue: Queue, trial: Trial, **how: Any) -> None:
+        if trial.number not in ended:
+            ended.add(trial.number)
+            raise Killed
+        end(queue, trial, **how)
+
+    monkeypatch.setattr(worker, "end", end_the_second_time)
+    assert work(tmp_path / "stopped", sample, steps=15) >= 4 + 6
     unbroken, stopped = shown("unbroken", capsys), shown("stopped", capsys)
     drop = {"seconds", "seconds_left"}
     assert [{name: row[name] for name in row.keys() - drop} for row in stopped["rows"]] == [
