@@ -28,7 +28,7 @@ STORMS = {
     "signals": 120,
     "demo": 1,
     "memory": 2,
-    "sweep": 2,
+    "sweep": 4,
 }
 
 

@@ -81,7 +81,7 @@ def create_study(
 
     check_free_for_study(folder)
     url = url_of_new(storage)
-    check_storage(url)
+    check_storage(url, say=display.say)
     number = trials if search else len(next(iter(space.values()))["choices"])
     record = {
         "kind": kind, "name": new_name(folder, url), "recipe": to_mapping(recipe), "space": space, "trials": number,
@@ -109,7 +109,7 @@ def work_on(job: "Job", *, storage: str = "") -> None:
     from cifar.runs import read_study
     from cifar.sweep.queue import open_queue
     from cifar.sweep.show import describe_study
-    from cifar.sweep.storage import url_of
+    from cifar.sweep.storage import PATIENCE, url_of
     from cifar.sweep.work import check_study_data, train_next
 
     folder, record = job.folder, read_study(job.folder)
@@ -118,7 +118,7 @@ def work_on(job: "Job", *, storage: str = "") -> None:
     with prepared(job) as ready:  # what no trial could be trained with is refused before one is taken
         dataset = open_data(job.data)
         check_study_data(folder, dataset)
-        queue = open_queue(folder, record, url=url, say=display.say)
+        queue = open_queue(folder, record, url=url, say=display.say, patience=PATIENCE)
         displays: list[TrialDisplay] = []
 
         def display_of(reports: "Reports") -> TrialDisplay:

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cifar.runs import claimed, held_queue
-from cifar.sweep.storage import explained, open_storage, patiently, readable
+from cifar.sweep.storage import open_storage, patiently, readable
 
 SAME_AS, REASON, WORKER = "same_as", "reason", "worker"  # what a trial's attributes say
 
@@ -39,7 +39,9 @@ class Queue:
     say: Callable[[str], object]
 
 
-def open_queue(folder: Path, record: Mapping[str, Any], *, url: str, say: Callable[[str], object]) -> Queue:
+def open_queue(
+    folder: Path, record: Mapping[str, Any], *, url: str, say: Callable[[str], object], patience: float = 0.0
+) -> Queue:
     """Open the queue of a study; what is missing of it is made, so that it may be lost without harm.
 
     Args:
@@ -47,22 +49,24 @@ def open_queue(folder: Path, record: Mapping[str, Any], *, url: str, say: Callab
         record: what study.json holds.
         url: of the database; "" is the journal.
         say: takes a remark.
+        patience: seconds that the database may be away.
 
     Raises:
-        WorldError: the journal cannot be written, or the database cannot be reached.
+        WorldError: the journal is damaged or cannot be written, or the database cannot be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with held_queue(folder), explained(folder, url), readable(folder, url):
-        study = optuna.create_study(
-            storage=open_storage(folder, url),
-            study_name=record["name"],
-            direction="maximize",
-            pruner=pruner_of(record),
-            load_if_exists=True,
-        )
-        queue = Queue(folder, record, study, say)
-        fill(queue)
-    return queue
+
+    def opened() -> Queue:
+        with held_queue(folder), readable(folder, url):
+            study = optuna.create_study(
+                storage=open_storage(folder, url), study_name=record["name"], direction="maximize",
+                pruner=pruner_of(record), load_if_exists=True,
+            )  # fmt: skip
+            queue = Queue(folder, record, study, say)
+            fill(queue)
+            return queue
+
+    return patiently(opened, url=url, say=say, seconds=patience)
 
 
 def pruner_of(record: Mapping[str, Any]) -> optuna.pruners.BasePruner:

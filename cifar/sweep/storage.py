@@ -162,65 +162,60 @@ def where(text: str) -> str:
     return f"The database {url.database} at {url.host or url.query.get('host', 'this machine')}"
 
 
-def check_storage(url: str) -> None:
+def check_storage(url: str, *, say: Callable[[str], object]) -> None:
     """Refuse a database that cannot be used, before anything is made; "" is the journal.
 
     Raises:
         WorldError: says why.
     """
     if url:
-        with explained(Path(), url):
-            open_storage(Path(), url).remove_session()
+        patiently(lambda: open_storage(Path(), url).remove_session(), url=url, say=say, seconds=0)
 
 
-def patiently(action: Callable[[], Result], *, url: str, say: Callable[[str], object]) -> Result:
+def patiently(
+    action: Callable[[], Result], *, url: str, say: Callable[[str], object], seconds: float = PATIENCE
+) -> Result:
     """What an action gives that may be repeated; while the database does not answer, it is tried again.
 
     Args:
         action: reads or changes the queue.
         url: of the database; "" is the journal.
-        say: is told once that it is waited for.
+        say: is told once that the database is waited for.
+        seconds: how long.
 
     Raises:
-        WorldError: it has not answered for `PATIENCE` seconds, or the journal cannot be written.
+        WorldError: the database has not answered in this time, or the journal cannot be written.
     """
     begun, pause = time.monotonic(), 1.0
     while True:
         try:
             return action()
         except DATABASE_ERRORS as error:
-            if time.monotonic() - begun > PATIENCE:
-                raise unreachable(url, error) from None
+            if time.monotonic() - begun >= seconds:
+                raise WorldError(
+                    f"{where(url)} cannot be used ({cause_of(error)}): start it, or give its address with --storage."
+                ) from None
             if pause == 1.0:
-                say(f"{where(url)} does not answer; it is asked again for ten minutes.")
+                waiting = f"it is asked again for {seconds / 60:.0f} minutes"
+                say(f"{where(url)} does not answer ({cause_of(error)}); {waiting}.")
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
         except OSError as error:
-            raise unwritable(JOURNAL, error) from None
+            raise WorldError(
+                f"The study's {JOURNAL} cannot be used ({error.strerror or error}): see to that, then start the worker "
+                "again."
+            ) from None
 
 
-@contextmanager
-def explained(folder: Path, url: str) -> Iterator[None]:
-    """Turn what goes wrong with a queue into a sentence.
-
-    Args:
-        folder: of the study.
-        url: of the database; "" is the journal.
-
-    Raises:
-        WorldError: names the database or the journal, and what helps.
-    """
-    try:
-        yield
-    except DATABASE_ERRORS as error:
-        raise unreachable(url, error) from None
-    except OSError as error:
-        raise unwritable(folder / JOURNAL, error) from None
+def cause_of(error: Exception) -> str:
+    """What a database's driver says, in a line."""
+    cause = error.__cause__ or error
+    return " ".join(str(getattr(cause, "orig", cause)).split())
 
 
 @contextmanager
 def readable(folder: Path, url: str) -> Iterator[None]:
-    """Turn whatever Optuna raises of a journal that was changed or damaged into a sentence, as `explained` does."""
+    """Turn whatever Optuna raises of a journal that was changed or damaged into a sentence, which names the remedy."""
     try:
         yield
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError):
@@ -230,15 +225,3 @@ def readable(folder: Path, url: str) -> Iterator[None]:
             f"{folder / JOURNAL} is damaged: stop all workers and remove it. The next one makes the queue "
             "again, and finds what is trained already."
         ) from None
-
-
-def unwritable(path: Path | str, error: OSError) -> WorldError:
-    """The error of a journal that the system refuses; runs are safe without it."""
-    reason = error.strerror or error
-    return WorldError(f"The queue in {path} cannot be used ({reason}): see to that, then start the worker again.")
-
-
-def unreachable(url: str, error: Exception) -> WorldError:
-    """The error of a database that does not answer."""
-    cause = str(error.__cause__ or error).splitlines()[0]
-    return WorldError(f"{where(url)} cannot be used ({cause}): start it, or give its address with --storage.")

@@ -18,7 +18,6 @@ from postgres_server import PASSWORD, Postgres, programs, running_postgres
 from cifar.cli import app, run_app
 from cifar.errors import WorldError
 from cifar.runs import read_study
-from cifar.sweep import storage
 from cifar.sweep.queue import end, open_queue, taken_trial
 
 pytestmark = [
@@ -62,7 +61,7 @@ def test_a_study_is_done_and_no_password_is_written(
         assert PASSWORD.encode() not in text
         assert quote(PASSWORD).encode() not in text
     monkeypatch.setenv("PGPASSWORD", "wrong")
-    assert cifar("sweep", "work", "typed") == 1
+    assert cifar("sweep", "show", "typed") == 1
     assert "password authentication failed" in capsys.readouterr().err
 
 
@@ -87,10 +86,14 @@ def test_a_server_that_is_restarted_is_waited_for(
     with away(server), taken_trial(queue, worker={}) as trial:
         assert trial
         assert trial.number == 0
-    assert said == ["The database cifar at 127.0.0.1 does not answer; it is asked again for ten minutes."]
+    (sentence,) = said
+    assert sentence.startswith("The database cifar at 127.0.0.1 does not answer (connection failed")
+    assert sentence.endswith("); it is asked again for 10 minutes.")
     with taken_trial(queue, worker={}) as again:
         assert again
         assert again.params == trial.params
+        with away(server):
+            queue = open_queue(tmp_path / "study", queue.record, url=server.url, say=said.append, patience=60)
         with away(server):
             end(queue, again, state=TrialState.COMPLETE, accuracy=0.5)
     states = [trial.state for trial in queue.study.get_trials()]
@@ -98,7 +101,6 @@ def test_a_server_that_is_restarted_is_waited_for(
     server.stop()
     assert cifar("sweep", "show", "study", "--storage", server.url) == 1
     assert "start it, or give its address with --storage" in capsys.readouterr().err
-    monkeypatch.setattr(storage, "PATIENCE", 0.5)
-    with pytest.raises(WorldError, match="cannot be used"), taken_trial(queue, worker={}):
-        pass
+    with pytest.raises(WorldError, match="cannot be used"):
+        open_queue(tmp_path / "study", queue.record, url=server.url, say=said.append, patience=0.5)
     server.start()

@@ -119,4 +119,4 @@ def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeyp
 
     monkeypatch.setattr(JournalFileBackend, "append_logs", full)
     assert cifar("sweep", "work", "study") == 1
-    assert "The queue in study/journal.log cannot be used (No space left on device)" in sentence(capsys)
+    assert "The study's journal.log cannot be used (No space left on device)" in sentence(capsys)
