@@ -140,7 +140,7 @@ def loaded(code: str, *modules: str) -> list[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = ("torch", "timm", "matplotlib", "scipy", "numpy", "pydantic", "cifar.recipes")
+    heavy = ("torch", "timm", "matplotlib", "scipy", "numpy", "pydantic", "optuna", "sqlalchemy", "cifar.recipes")
     assert loaded("import cifar.cli", *heavy) == []
 
 

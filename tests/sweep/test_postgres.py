@@ -50,8 +50,8 @@ def test_a_study_is_done_and_no_password_is_written(
     assert cifar("sweep", "new", "variable", *flags) == 0
     monkeypatch.delenv("CIFAR_STORAGE")
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    for study in ("typed", "variable"):
-        assert cifar("sweep", "work", study) == 0
+    assert cifar("sweep", "work", "typed") == 0
+    assert cifar("sweep", "show", "variable") == 0
     printed = capsys.readouterr()
     assert cifar("sweep", "show", "typed", "--json") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from optuna.trial import Trial
 from cifar.cli import app, run_app
 from cifar.cli import study as screens
 from cifar.data.cifar10 import Dataset
+from cifar.errors import Remark, WorldError
 from cifar.pipeline.job import Job, Stopped
 from cifar.recipes import from_mapping
 from cifar.reporting.records import read_records
-from cifar.runs import held_queue, read_json, read_predictions, read_study
+from cifar.runs import expand_studies, held_queue, read_json, read_predictions, read_study
 from cifar.sweep import work as worker
 from cifar.sweep.queue import Queue, end, open_queue, taken_trial
 from cifar.sweep.show import describe_study
@@ -142,6 +144,9 @@ def test_seeds_are_trainings_by_themselves(capsys: pytest.CaptureFixture[str]) -
     assert cifar("sweep", "work", "study") == 0
     assert written() == before
     assert shown("study", capsys)["rows"] == study["rows"]
+    shutil.rmtree(runs[1])
+    with pytest.warns(Remark, match="study: 1 of 2 runs are tested, and the others are left out"):
+        assert expand_studies([Path("study"), Path("alone-0")]) == [runs[0], Path("alone-0")]
 
 
 def test_folds_are_those_of_a_cross_validation(capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,8 +281,6 @@ def test_a_trial_has_one_worker_and_those_left_come_first(tmp_path: Path) -> Non
 
 def test_a_folder_without_locks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "claims").touch()  # in the place of the folder of locks
-    from cifar.errors import WorldError
-
     with pytest.raises(WorldError, match="claims cannot be written"), held_queue(tmp_path):
         pass
     (tmp_path / "claims").unlink()
@@ -289,7 +292,8 @@ def test_a_folder_without_locks_is_refused(tmp_path: Path) -> None:
 def test_a_killed_worker_loses_no_trial(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers, of which one is killed in its training, and the other or a third does what it left."""
     monkeypatch.setenv("CIFAR_KERNELS", "pytorch")  # the workers' caches have none
-    assert cifar("sweep", "new", "study", *SHORT, "-e", "30", "--seeds", "2") == 0
+    flags = ("-m", "cnn", "-e", "6", "--data", "sample")
+    assert cifar("sweep", "new", "study", *flags, "--seeds", "2") == 0
     environment = os.environ | {"PYTHONPATH": str(Path(screens.__file__).parents[2])}
     command = [sys.executable, "-c", TWO_WORKERS]  # which import PyTorch once
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as both:
@@ -297,7 +301,7 @@ def test_a_killed_worker_loses_no_trial(capsys: pytest.CaptureFixture[str], monk
         workers = [int(word) for word in both.stdout.readline().split()]
         while not (running := [row for row in shown("study", capsys)["rows"] if row["state"] == "running"]):
             time.sleep(0.05)
-        time.sleep(0.2)
+        time.sleep(0.1)
         killed = running[0]["worker"]["pid"]
         assert killed in workers
         os.kill(killed, signal.SIGKILL)
@@ -307,5 +311,5 @@ def test_a_killed_worker_loses_no_trial(capsys: pytest.CaptureFixture[str], monk
     assert cifar("sweep", "work", "study") == 0
     for seed, row in enumerate(shown("study", capsys)["rows"]):
         assert row["state"] == "done"
-        assert cifar("train", *SHORT, "-e", "30", "--seed", str(seed), "-s", f"alone-{seed}") == 0
+        assert cifar("train", *flags, "--seed", str(seed), "-s", f"alone-{seed}") == 0
         assert_same(Path("study", row["run"]), Path(f"alone-{seed}"))
