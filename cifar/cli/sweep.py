@@ -9,7 +9,8 @@ import typer
 
 from cifar.cli import display
 from cifar.cli.app import Data, Device, TrustCode, app, check_data_flag, open_data
-from cifar.cli.study import create_study, show_study, work_on
+from cifar.cli.study import create_study, work_on
+from cifar.cli.study_table import show_study
 from cifar.cli.train import (
     BatchSize,
     CheckpointMinutes,
