@@ -117,7 +117,8 @@ def spread_line(study: Mapping[str, Any], split: str, spread: Mapping[str, Any])
     if number == 1:
         return f"{prefix}{split}: {spread['mean']:.2%}, one of {study['trials']} {study['kind']} yet"
     of = f"{number} {study['kind']}" if number == study["trials"] else f"{number} of {study['trials']} {study['kind']}"
-    interval = "95 % interval of the mean" if study["kind"] == "seeds" else "Student's interval over the folds"
+    over_images = study["kind"] == "seeds" and split == "test"
+    interval = "95 % interval over seeds and images" if over_images else f"Student's interval over the {study['kind']}"
     return (
         f"{prefix}{split}: mean of {of} {spread['mean']:.2%}, standard deviation {100 * spread['std']:.2f} points, "
         f"{interval} {display.interval(spread['interval'])}"

@@ -8,7 +8,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from cifar.errors import InputError, WorldError
+from cifar.evaluation.comparison import compare_recipes
 from cifar.evaluation.intervals import mean_interval, wilson_interval
+from cifar.reporting.records import read_evaluated_runs
 from cifar.runs import METRICS, RECIPE, SUMMARY, held_queue, is_run, read_json, read_metrics
 from cifar.sweep.queue import REASON, SAME_AS, WORKER, Queue, is_left
 from cifar.sweep.space import name_of, recipe_of
@@ -30,7 +32,7 @@ def describe_study(queue: Queue) -> dict[str, Any]:
 
     Returns:
         of study.json kind, trials and data; rows, a trial each; seconds_left, None where nothing tells; and by its kind
-        result (validation and test: mean, standard deviation, interval) or best (the row of the best trial).
+        result (validation and test: mean, standard deviation and interval) or best (the row of the best trial).
     """
 
     def states() -> list[tuple[FrozenTrial, str]]:
@@ -47,7 +49,10 @@ def describe_study(queue: Queue) -> dict[str, Any]:
     if record["kind"] == "search":
         best = max(done, key=lambda row: (row["validation_accuracy"], -row["trial"]), default=None)
         return study | {"best": best, "next": next_command(queue, best) if best else None}
-    return study | {"result": {split: spread_of(done, split) for split in ("validation", "test")}}
+    result = {split: spread_of(done, split) for split in ("validation", "test")}
+    if record["kind"] == "seeds" and len(done) > 1:
+        result["test"] = spread_over_images([queue.folder / row["run"] for row in done])
+    return study | {"result": result}
 
 
 def state_of(queue: Queue, trial: FrozenTrial) -> str:
@@ -133,14 +138,22 @@ def spread_of(rows: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any] |
     accuracies = [row[f"{split}_accuracy"] for row in rows if row[f"{split}_accuracy"] is not None]
     if not accuracies:
         return None
-    mean, std, interval = mean_interval(accuracies)
+    mean, std, (low, high) = mean_interval(accuracies)
     several = len(accuracies) > 1
-    return {
-        "accuracies": accuracies,
-        "mean": mean,
-        "std": std if several else None,
-        "interval": list(interval) if several else None,
-    }
+    interval = [max(low, 0.0), min(high, 1.0)] if several else None
+    return {"accuracies": accuracies, "mean": mean, "std": std if several else None, "interval": interval}
+
+
+def spread_over_images(runs: Sequence[Path]) -> dict[str, Any]:
+    """Mean and standard deviation of tested seeds, and the interval over seeds and images, as `cifar compare` has it.
+
+    Args:
+        runs: two or more, in the order of their seeds.
+    """
+    evaluated = read_evaluated_runs(runs)
+    recipe = compare_recipes(evaluated, seed=0)["recipes"][0]
+    accuracies = [float(run.hits.mean()) for run in evaluated]
+    return {"accuracies": accuracies} | {name: recipe[name] for name in ("mean", "std", "interval")}
 
 
 def seconds_left(rows: Sequence[Mapping[str, Any]]) -> float | None:
