@@ -1,5 +1,6 @@
 """A study whose queue is in PostgreSQL: as with the journal, also while the server is away; no password is written."""
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,7 @@ def away(server: Postgres) -> Iterator[None]:
     starting.join()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of connections that were cut off
 def test_a_server_that_is_restarted_is_waited_for(
     server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,3 +106,4 @@ def test_a_server_that_is_restarted_is_waited_for(
     with pytest.raises(WorldError, match="cannot be used"):
         open_queue(tmp_path / "study", queue.record, url=server.url, say=said.append, patience=0.5)
     server.start()
+    gc.collect()  # so that they are noticed here
