@@ -1,13 +1,15 @@
-"""A PostgreSQL server of the tests' own: in a folder, on a free port of this machine, by an unprivileged user."""
+"""A PostgreSQL server of the tests' own, in a folder, by an unprivileged user. It listens on a socket in that folder:
+a port that it gives up while it is restarted may be taken by any program's next connection.
+"""
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 PASSWORD = "a password of tests"
 
@@ -25,10 +27,8 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         found = programs()
         assert found, "PostgreSQL is installed"
-        self._programs, self._folder = found, folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.url = f"postgresql+psycopg://cifar:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self._port}/cifar"
+        self._programs, self.folder = found, folder
+        self.url = f"postgresql+psycopg://cifar:{quote(PASSWORD)}@/cifar?host={quote(str(folder))}"
         folder.mkdir()
         self._user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
         if self._user:
@@ -39,7 +39,7 @@ class Postgres:
         how = ("--auth", "scram-sha-256", "--no-sync", "--username", "cifar", "--pwfile", folder / "password")
         self._run("initdb", "-D", self._data, *how)
         self.start()
-        self._run("createdb", "-h", "127.0.0.1", "-p", self._port, "-U", "cifar", "cifar")
+        self._run("createdb", "-h", folder, "-U", "cifar", "cifar")
 
     def _run(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
@@ -49,9 +49,9 @@ class Postgres:
         assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
 
     def start(self) -> None:
-        options = f"-p {self._port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
+        options = f"-h '' -k {self.folder} -c fsync=off"
         self._run(
-            "pg_ctl", "-D", self._folder / "data", "-o", options, "-l", self._folder / "data" / "log", "-w", "start"
+            "pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "data" / "log", "-w", "start"
         )
 
     def stop(self) -> None:

@@ -89,7 +89,7 @@ def test_a_server_that_is_restarted_is_waited_for(
         assert trial
         assert trial.number == 0
     (sentence,) = said
-    assert sentence.startswith("The database cifar at 127.0.0.1 does not answer (connection failed")
+    assert sentence.startswith(f"The database cifar at {server.folder} does not answer (connection")
     assert sentence.endswith("); it is asked again for 10 minutes.")
     with taken_trial(queue, worker={}) as again:
         assert again
