@@ -5,6 +5,7 @@ a port that it gives up while it is restarted may be taken by any program's next
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ class Postgres:
         assert found, "PostgreSQL is installed"
         self._programs, self.folder = found, folder
         self.url = f"postgresql+psycopg://cifar:{quote(PASSWORD)}@/cifar?host={quote(str(folder))}"
-        folder.mkdir()
         self._user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
         if self._user:
             shutil.chown(folder, self._user)
@@ -50,9 +50,7 @@ class Postgres:
 
     def start(self) -> None:
         options = f"-h '' -k {self.folder} -c fsync=off"
-        self._run(
-            "pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "data" / "log", "-w", "start"
-        )
+        self._run("pg_ctl", "-D", self._data, "-o", options, "-l", self._data / "log", "-w", "start")
 
     def stop(self) -> None:
         """As a machine that goes down: whoever is connected is cut off."""
@@ -66,13 +64,11 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(folder: Path) -> Iterator[Postgres]:
-    """A new server in this folder, which the block's end stops."""
-    for parent in folder.parents:  # temporary folders of pytest are closed to other users
-        if parent.stat().st_uid == os.geteuid() and os.geteuid() == 0 and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = Postgres(folder)
-    try:
-        yield server
-    finally:
-        server.stop()
+def running_postgres() -> Iterator[Postgres]:
+    """A new server in a folder of its own, since those of tests are closed to other users; the block's end stops it."""
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = Postgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

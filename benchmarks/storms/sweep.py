@@ -28,7 +28,7 @@ def storm(number: int, seed: int, folder: Path, only: str = "") -> Tally:
     """Run the storm; a trial is a study of 40 seeds, and `only` is journal or postgres."""
     kinds = [only] if only else list(KINDS)
     with Forks() as forks, ExitStack() as stack:
-        server = stack.enter_context(running(folder / "server")) if "postgres" in kinds else None
+        server = stack.enter_context(running()) if "postgres" in kinds else None
         alone = train_alone(forks, folder / "alone")
         tally = Tally("sweep", seed, figures={"seeds_a_study": SEEDS, "workers": WORKERS, "kills": 0})
 
@@ -42,11 +42,11 @@ def storm(number: int, seed: int, folder: Path, only: str = "") -> Tally:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Any]:
+def running() -> Iterator[Any]:
     """A PostgreSQL server of the tests' own."""
     from postgres_server import running_postgres
 
-    with running_postgres(folder) as server:
+    with running_postgres() as server:
         yield server
 
 

@@ -28,8 +28,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with running_postgres(tmp_path_factory.mktemp("server") / "postgres") as running:
+def server() -> Iterator[Postgres]:
+    with running_postgres() as running:
         yield running
 
 
