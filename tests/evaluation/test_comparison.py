@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cifar.errors import InputError
 from cifar.evaluation.comparison import EvaluatedRun, check_comparable, compare_runs, group_seeds
 from cifar.evaluation.intervals import mean_interval
+from cifar.evaluation.seeds import mean_accuracy_interval
 from cifar.recipes import Recipe, cnn, resnet, with_fields
 
 Labels = NDArray[np.int64]
@@ -55,7 +56,8 @@ def test_compare_runs_gives_all_figures_together(runs: list[EvaluatedRun]) -> No
         assert pair["difference"] == pytest.approx(first.hits.mean() - second.hits.mean())
         assert pair["mcnemar_p"] <= pair["holm_p"] <= 10 * pair["mcnemar_p"] + 1e-12
     good, bad = result["recipes"]
-    mean, std, interval = mean_interval([float(run.hits.mean()) for run in runs[:3]])
+    mean, std, _ = mean_interval([float(run.hits.mean()) for run in runs[:3]])
+    interval = mean_accuracy_interval(np.stack([run.hits for run in runs[:3]]))
     assert (good["mean"], good["std"], tuple(good["interval"])) == (mean, std, interval)
     assert (good["seeds"], bad["seeds"]) == ([0, 1, 2], [0, 1])
     pair = result["recipe_pairs"][0]
