@@ -103,7 +103,8 @@ def test_several_runs_are_ranked_and_told_apart(pages: Path) -> None:
     names = re.findall(r'<a href="#run-[^"]*">([^<]*)</a>', board)
     assert names[:2] == ["resnet", "quick"]
     assert sorted(names[2:]) == ["cnn", *(f"cnn-crossval/fold-{fold}" for fold in range(5))]
-    accuracies = [float(text) for text in re.findall(r"<td>([\d.]+)%</td>", board)][::2]
+    accuracies = [float(text) for text in re.findall(r"<tr><td><a.*?<td>([\d.]+)%</td>", board)]
+    assert len(accuracies) == 8
     assert accuracies == sorted(accuracies, reverse=True)
     for anchor in re.findall(r'href="#([^"]*)"', board):
         assert f'id="{anchor}"' in html
@@ -180,7 +181,7 @@ def test_what_is_no_tested_run_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert "is not a run folder" in capsys.readouterr().err
     shutil.copytree(RESULTS / "cnn", tmp_path / "cnn")
     summary = json.loads((tmp_path / "cnn" / "summary.json").read_text())
-    (tmp_path / "cnn" / "summary.json").write_text(json.dumps(summary | {"finished": False}))
+    (tmp_path / "cnn" / "summary.json").write_text(json.dumps(summary | {"state": "unfinished"}))
     assert cifar("report", tmp_path / "cnn") == 2
     assert "cifar train --resume" in capsys.readouterr().err
     assert not (tmp_path / "cnn" / "report.html").exists()
