@@ -85,6 +85,8 @@ class Summary(TypedDict):
     data_sha256: str
     command: str
     device: str
+    processes: NotRequired[Count]
+    sync_batchnorm: NotRequired[bool]
     precision: str
     compiled: NotRequired[bool]
     kernels: NotRequired[str]

@@ -71,12 +71,13 @@ def check_begun(folder: Path) -> None:
 
 
 def how_computed(folder: Path) -> dict[str, Any]:
-    """How a run, or the first fold of a cross-validation, was computed: device, kernels, compiled, deterministic;
-    as far as it tells.
+    """How a run, or the first fold of a cross-validation, was computed: device, kernels, compiled, deterministic,
+    sync_batchnorm; as far as it tells.
     """
+    names = ("device", "kernels", "compiled", "deterministic", "sync_batchnorm")
     paths = (folder / SUMMARY, folder / "fold-0" / SUMMARY)
     summary = next((read_json(path) for path in paths if path.exists()), {})
-    return {name: summary[name] for name in ("device", "kernels", "compiled", "deterministic") if name in summary}
+    return {name: summary[name] for name in names if name in summary}
 
 
 def count_test_evaluation(folder: Path, *, purpose: str) -> None:

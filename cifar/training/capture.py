@@ -152,8 +152,10 @@ def to_device(table: Tensor, device: torch.device) -> Tensor:
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
-def obstacle(*, precision: str, skip_bad_steps: int, own_augmentation: str) -> str:
+def obstacle(*, precision: str, skip_bad_steps: int, own_augmentation: str, processes: int = 1) -> str:
     """Why steps cannot be captured, or ""."""
+    if processes > 1:
+        return "several processes add up their gradients in each"
     if own_augmentation:
         return f"{own_augmentation} may draw numbers that a graph would repeat"
     if precision == "fp16":

@@ -1,8 +1,8 @@
 """What the processes of one training tell each other. In a training of one process all of this is nothing.
 
-Every process draws the same plan of an epoch and takes its rows of each batch. PyTorch's DistributedDataParallel averages
-the gradients; losses are weighted by rows, so that the mean is that of the whole batch. Collective operations on the CPU
-(gloo) are for decisions and figures; gradients on GPUs go through nccl.
+Every process draws the same plan of an epoch and takes its rows of each batch. PyTorch's DistributedDataParallel
+averages the gradients; losses are weighted by rows, so that the mean is that of the whole batch. Decisions and figures
+go through gloo, on the CPU; gradients on GPUs through nccl.
 """
 
 import warnings
@@ -22,7 +22,9 @@ from cifar.training.launch import Place, check_host_name, end_with_launcher, end
 
 T = TypeVar("T")
 START_SECONDS = 900.0  # for all processes to be there
-HOURS = 12  # that a process waits for another: the first may fetch data, or draw pictures. A lost one is noticed at once
+HOURS = (
+    12  # that a process waits for another: the first may fetch data, or draw pictures. A lost one is noticed at once
+)
 FEWEST_ROWS = 2  # of a process in a batch: batch normalisation has no statistics of one
 
 
@@ -49,7 +51,7 @@ def joined(*, resume: str = "") -> Iterator[None]:
         resume: the command that resumes the training, for the error.
 
     Raises:
-        Lost: another process has ended.
+        LostError: another process has ended.
         WorldError: this host cannot be reached by the others, or they did not come.
     """
     here = place()
@@ -146,7 +148,7 @@ def seed_apart(seed: int) -> None:
 
 def synchronise_batchnorm(model: nn.Module) -> nn.Module:
     """The network with batch statistics over all processes."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def agreed(*values: float) -> list[float]:
@@ -155,7 +157,17 @@ def agreed(*values: float) -> list[float]:
         return list(values)
     highest = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    return highest.tolist()  # type: ignore[no-any-return]
+    return highest.tolist()
+
+
+def steps_between_looks(steps: int, seconds: float, *, interval: float) -> int:
+    """How many steps to take before the processes agree again, since every agreement costs time; alone, one.
+
+    Args:
+        steps: that took these seconds.
+        interval: seconds between two agreements.
+    """
+    return 1 if processes() == 1 else max(1, int(interval * steps / seconds))
 
 
 def merge_(sums: Tensor) -> list[float]:
@@ -231,7 +243,7 @@ def shared_out(matrices: Sequence[Tensor], compute: Callable[[list[Tensor]], lis
     flat = torch.cat([result.flatten() for result in results]) if mine else sent[:0]
     sent[: len(flat)] = flat
     received = sent.new_empty(processes(), width)
-    dist.all_gather_into_tensor(received.view(-1), sent)
+    dist.all_gather(list(received.unbind()), sent)
     parts: dict[int, Tensor] = {}
     for row, indices in zip(received, owned, strict=True):
         pieces = row[: sum(matrices[index].numel() for index in indices)].split(

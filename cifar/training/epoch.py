@@ -1,9 +1,11 @@
 """Where an epoch of a training stands and how it ends: validation, the best weights, the checkpoint."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from cifar.data.split import Split
 from cifar.evaluation.predict import predict_logits
@@ -11,6 +13,7 @@ from cifar.models.frozen import trainable_end
 from cifar.recipes import Recipe
 from cifar.runs import METRICS, WEIGHTS, Content, metrics_text, weights_bytes
 from cifar.training.display import Tick
+from cifar.training.distributed import computed_together, is_first, same_everywhere
 from cifar.training.divergence import save_or_diverge
 from cifar.training.state import State
 
@@ -25,8 +28,13 @@ def validate(recipe: Recipe, state: State, validation: Split, *, image_size: int
     """
     if len(validation) == 0:
         return math.nan, math.nan
+    same_everywhere(state.candidate, buffers_only=True)  # batch statistics are those of the first process
     network = trainable_end(state.candidate, recipe.network.train_blocks)
-    logits, labels = predict_logits(network, validation.images, image_size=image_size), validation.labels.cpu()
+
+    def logits_of(images: Tensor) -> Tensor:
+        return predict_logits(network, images, image_size=image_size)
+
+    logits, labels = computed_together(validation.images, logits_of), validation.labels.cpu()
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
 
 
@@ -61,21 +69,22 @@ def save(recipe: Recipe, state: State, folder: Path) -> None:
         WorldError: as `save_or_diverge`.
     """
     others: dict[str, Content] = {METRICS: metrics_text(state.rows)} if state.rows else {}
-    if state.unsaved is not None:
+    if state.unsaved is not None and is_first():
         others[WEIGHTS] = weights_bytes(state.unsaved)
     save_or_diverge(recipe, state, folder, others)
     state.unsaved = None
 
 
-def tick_of(recipe: Recipe, state: State, *, steps: int, seconds: float) -> Tick:
+def tick_of(recipe: Recipe, state: State, totals: Sequence[float], *, steps: int, seconds: float) -> Tick:
     """Where a training stands.
 
     Args:
         recipe, state: of the training.
+        totals: of the epoch so far, as of the state, over all processes.
         steps: in an epoch.
         seconds: since the epoch began.
     """
-    total_loss, num_correct, num_images = state.totals.tolist()
+    total_loss, num_correct, num_images = totals
     epochs_done = state.epoch + state.step / steps
     return Tick(
         epoch=state.epoch + 1,

@@ -1,4 +1,4 @@
-"""One training as several processes: PyTorch's torchrun starts them, and tells each its place. Loads without PyTorch."""
+"""One training as several processes: torchrun starts them and tells each its place. Loads without PyTorch."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
@@ -15,13 +15,13 @@ from cifar.errors import InputError, WorldError
 from cifar.machine import usable_cores
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 MOST_RESTARTS = 3  # that --devices allows before it gives up
 FATAL = "cifar/fatal"  # key of torchrun's store, where all processes look: the exit code of an error that would recur
 
 
-class Lost(WorldError):
+class LostError(WorldError):
     """Another process of the training has ended; torchrun may start all of them again."""
 
 
@@ -50,8 +50,10 @@ def place() -> Place | None:
     """The place of this process; None where torchrun has not started it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
-    names += ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS")
+    names = (
+        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT",
+        "TORCHELASTIC_MAX_RESTARTS",
+    )  # fmt: skip
     return Place(*(int(os.environ[name]) for name in names))
 
 
@@ -141,14 +143,14 @@ def store(here: Place, *, seconds: float) -> "Store":
         here: the place of this process.
         seconds: to wait for another process.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     return PrefixStore(f"cifar/start-{here.restarts}", all_starts(here, seconds=seconds))
 
 
 def all_starts(here: Place, *, seconds: float) -> "Store":
     """The store that torchrun shares among all processes, through all restarts."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     serves = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     return TCPStore(
@@ -186,7 +188,7 @@ def first_to_fail(code: int, *, fatal: bool) -> bool:
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> "contextlib.Iterator[None]":
+def ended_by_signals() -> Iterator[None]:
     """Let signals end this process at once: Python's handlers wait for a collective operation that may never end."""
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -228,7 +230,7 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
-def lost(here: Place, *, resume: str) -> Lost:
+def lost(here: Place, *, resume: str) -> LostError:
     """The error of a process whose training another one has left.
 
     Args:
@@ -236,7 +238,7 @@ def lost(here: Place, *, resume: str) -> Lost:
         resume: the command that resumes.
     """
     again = "all start again from the last checkpoint" if here.restarts < here.most_restarts else f"go on with {resume}"
-    return Lost(f"A process of this training has ended (killed, or its host is gone): {again}.")
+    return LostError(f"A process of this training has ended (killed, or its host is gone): {again}.")
 
 
 def refuse_torchrun(verb: str) -> NoReturn:

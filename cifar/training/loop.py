@@ -26,11 +26,24 @@ from cifar.recipes import Recipe, to_mapping
 from cifar.training.augment import augment, own_augmentation
 from cifar.training.capture import Rows, Steps, obstacle
 from cifar.training.display import Display, Facts
+from cifar.training.distributed import (
+    agreed,
+    counted,
+    in_parallel,
+    is_first,
+    merge_,
+    processes,
+    same_everywhere,
+    seed_apart,
+    share,
+    steps_between_looks,
+    synchronise_batchnorm,
+)
 from cifar.training.divergence import diverged
 from cifar.training.epoch import end_epoch, save, tick_of, validate
 from cifar.training.loggers import Logger
 from cifar.training.optimisers import freeze_finished, rates_on_device, set_rates
-from cifar.training.plan import draw_plan
+from cifar.training.plan import PER_STEP, draw_plan
 from cifar.training.resume import how_computed, restore_state, resumed_otherwise
 from cifar.training.state import State, new_state, save_state
 from cifar.training.step import precision_of, training_step
@@ -50,6 +63,7 @@ def train(
     compile: bool = False,
     capture: bool = True,
     deterministic: bool = False,
+    sync_batchnorm: bool = False,
     display: Display | None = None,
     loggers: Sequence[Logger] = (),
     resume: bool = False,
@@ -62,6 +76,10 @@ def train(
     `deterministic` on a GPU, also when the training was stopped or killed after any step and resumed. The best weights
     by validation accuracy are kept; without validation images, the last.
 
+    Several processes (`distributed.joined`) call this alike and train together: each takes its rows of every batch, and
+    the first alone has a run folder and loggers. The result is that of one process up to the order of sums, but for
+    dropout and batch statistics, which are those of a process's rows.
+
     Args:
         recipe: decides the result.
         training, validation: cut from the 50,000; the test split never comes here. validation may be empty. With
@@ -71,6 +89,7 @@ def train(
         compile: fuse the network's operations with torch.compile.
         capture: on a GPU, capture a step as a CUDA graph and replay it.
         deterministic: on a GPU, use only algorithms that give the same bits every time.
+        sync_batchnorm: on GPUs, compute batch statistics over all processes.
         display: sees progress, and may stop the training after a step.
         loggers: get each epoch's row.
         resume: continue from the folder's last.ckpt.
@@ -96,8 +115,16 @@ def train(
     keep_memory()
     flush_denormals()
     seed_generators(recipe.seed)  # of weights, dropout and users' networks, which take no generator
-    state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume)
-    computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
+    # The other processes get their weights from the first.
+    state = new_state(recipe, training, device=device, precision=precision, pretrained=not resume and is_first())
+    if sync_batchnorm:
+        state.model = synchronise_batchnorm(state.model)
+    same_everywhere(state.model, state.average)
+    seed_apart(recipe.seed)
+    computed = how_computed(
+        device=device, compiled=compiled, precision=precision, deterministic=deterministic,
+        sync_batchnorm=sync_batchnorm,
+    )  # fmt: skip
     state.origin = {"recipe": to_mapping(recipe), "data_sha256": data_sha256, "computed": computed}
     if resume:
         restore_state(state, folder)
@@ -105,7 +132,7 @@ def train(
             display.say(sentence)
     elif is_pretrained(recipe):
         save_state(state, folder)  # so that resuming needs no file of pretrained weights
-    model = trainable_end(state.model, recipe.network.train_blocks)
+    model = network = trainable_end(state.model, recipe.network.train_blocks)
     if compiled:
         model.compile()
     training, validation = to_device(training, torch.device(device)), to_device(validation, torch.device(device))
@@ -123,13 +150,14 @@ def train(
 
     def take_step(rows: Rows) -> None:
         run_step(
-            recipe, state, model, training, rows, precision=precision, image_size=image_size, static=static,
+            recipe, state, network, training, rows, precision=precision, image_size=image_size, static=static,
             change=change,
         )  # fmt: skip
 
     why_not = obstacle(
-        precision=precision, skip_bad_steps=recipe.skip_bad_steps, own_augmentation=recipe.augment.own_augmentation
-    )
+        precision=precision, skip_bad_steps=recipe.skip_bad_steps, own_augmentation=recipe.augment.own_augmentation,
+        processes=processes(),
+    )  # fmt: skip
     capture = capture and on_gpu
     if capture and why_not:
         display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
@@ -139,7 +167,7 @@ def train(
     last_save = time.perf_counter()
 
     while not state.finished:
-        started, last_tick = time.perf_counter() - state.epoch_seconds, 0.0
+        started, last_tick, look = time.perf_counter() - state.epoch_seconds, 0.0, 0.0
         if state.step == 0:
             state.totals.zero_()
             if state.epoch == recipe.augment.early_epochs:
@@ -147,6 +175,7 @@ def train(
         image_size = recipe.augment.early_image_size if state.epoch < recipe.augment.early_epochs else 0
         finished = freeze_finished(state.optimiser, epoch=state.epoch)
         model.train()
+        network = in_parallel(model, own=":" in recipe.model)  # anew, since other parameters may be trained
         plan = draw_plan(recipe, state, num_images=len(training))
         runner.begin(plan, phase=(image_size, finished))
         for step in range(state.step, steps):
@@ -156,11 +185,16 @@ def train(
                 state.skipped_steps += 1
             state.step += 1
 
-            now, stopping = time.perf_counter(), display.should_stop()
-            saving = stopping or 0 < checkpoint_seconds < now - last_save
-            if saving or now - last_tick > TICK_SECONDS or state.step == steps:
+            if state.step < look and state.step < steps:
+                continue  # several processes look at the clock together, not after every step
+            now, stop = time.perf_counter(), display.should_stop()
+            save_now = stop or 0 < checkpoint_seconds < now - last_save
+            tick_now = save_now or now - last_tick > TICK_SECONDS or state.step == steps
+            next_look = state.step + steps_between_looks(state.step, now - started, interval=TICK_SECONDS)
+            stopping, saving, ticking, look = agreed(stop, save_now, tick_now, next_look)
+            if ticking:
                 last_tick = now
-                tick = tick_of(recipe, state, steps=steps, seconds=now - started)
+                tick = tick_of(recipe, state, merge_(state.totals), steps=steps, seconds=now - started)
                 if not math.isfinite(tick.loss):
                     raise diverged(recipe, state, folder=folder, what=f"the loss is {tick.loss}")
                 display.tick(tick)
@@ -175,7 +209,7 @@ def train(
         state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
         state.generator.set_state(plan.generator)
         state.seconds += time.perf_counter() - started
-        total_loss, num_correct, num_images = state.totals.tolist()
+        total_loss, num_correct, num_images = merge_(state.totals)
         peak = state.optimiser.param_groups[0]["initial_lr"]  # groups may have other peak rates than the recipe's
         row = {
             "epoch": state.epoch,
@@ -189,7 +223,8 @@ def train(
         }
         is_best = end_epoch(recipe, state, row)
         now = time.perf_counter()
-        if state.finished or state.saved is None or now - last_save >= min(SHORT_SECONDS, checkpoint_seconds or 1e9):
+        due = state.saved is None or now - last_save >= min(SHORT_SECONDS, checkpoint_seconds or 1e9)
+        if state.finished or agreed(due)[0]:
             save(recipe, state, folder)
             last_save = now
         elif is_best:
@@ -231,11 +266,20 @@ def run_step(
         FloatingPointError, WorldError: as `training_step`.
     """
     set_rates(state.optimiser, rows["rates"])
+    num_rows = len(rows["indices"])
+    part, weight = share(num_rows)
+    # Where images are paired (mixup, CutMix), or a function of the user's may pair them, each process augments the
+    # whole batch, so that the pairs are those of one process. Else it takes its rows first, which costs least.
+    whole = "partners" in rows or change is not None
+    if processes() > 1 and not whole:
+        rows = {name: table if name in PER_STEP else table[part] for name, table in rows.items()}
     batch = augment(training, rows, recipe.augment, static=static)
     if image_size:
         batch = (resize(batch[0], image_size), *batch[1:])
     if change:
         batch = (change(batch[0]), *batch[1:])
+    if processes() > 1 and whole:
+        batch = (batch[0][part], batch[1][part], batch[2][part], batch[3])
     loss, logits = training_step(
         model,
         state.optimiser,
@@ -245,10 +289,13 @@ def run_step(
         label_smoothing=recipe.label_smoothing,
         clip_norm=recipe.optimiser.clip_norm,
         refuse_bad=state.skipped_steps < recipe.skip_bad_steps,
+        weight=weight,
     )
     labels = batch[1]
     if state.average:
-        weight = rows["averaging"]
-        state.average.update_parameters(state.model, weight if static else weight.item())
+        averaging = rows["averaging"]
+        state.average.update_parameters(state.model, averaging if static else averaging.item())
+    if not counted(num_rows):
+        return
     correct = (logits.argmax(1) == labels).sum()
     state.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])

@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from cifar.training.distributed import shared_out
+
 MOST_PADDED = 2**22  # elements of matrices that are worth padding; larger ones keep a GPU busy as they are
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; found by its author to raise small singular values fastest
 
@@ -56,7 +58,8 @@ class Muon(Optimizer):
         matrices = [mean.flatten(1) for mean in torch._foreach_lerp(gradients, averages, momentum)]  # [R, C] each
         on_device = isinstance(lr, Tensor)
         padded = on_device and padded_size(matrices) <= MOST_PADDED
-        updates = (orthogonalise_padded if padded else orthogonalise_by_shape)(matrices, steps=group["steps"])
+        orthogonalised = orthogonalise_padded if padded else orthogonalise_by_shape
+        updates = shared_out(matrices, lambda some: orthogonalised(some, steps=group["steps"]))
         updates = [update.view(one.shape) for update, one in zip(updates, parameters, strict=True)]
         scales = [1.0 if is_unit else 0.2 * math.sqrt(max(matrix.shape)) for matrix in matrices]
         if is_unit:

@@ -14,6 +14,7 @@ from cifar.models import build_model
 from cifar.recipes import Recipe, from_mapping
 from cifar.runs import CHECKPOINT, RECIPE, check_same, read_checkpoint, tensor_bytes
 from cifar.runs.summary import CHANGEABLE
+from cifar.training.distributed import from_first, is_first, processes
 from cifar.training.schedules import lr_factor
 from cifar.training.state import FORMAT, State, load_values
 
@@ -29,7 +30,7 @@ def restore_state(state: State, folder: Path) -> None:
     """
     path = folder / CHECKPOINT
     try:
-        values = read_checkpoint(folder, model_bytes=tensor_bytes(state.model))
+        values = from_first(read_checkpoint(folder, model_bytes=tensor_bytes(state.model)) if is_first() else {})
         if values.get("format") != FORMAT:
             raise ValueError(f"its format is {values.get('format')} and {FORMAT} is read")
         compare_origin(state.origin, values["origin"], path=path)
@@ -100,7 +101,14 @@ def changed_fields(origin: Mapping[str, Any], values: Mapping[str, Any]) -> list
     ]
 
 
-def how_computed(*, device: str, compiled: bool, precision: str, deterministic: bool = False) -> dict[str, Any]:
+def how_computed(
+    *,
+    device: str,
+    compiled: bool,
+    precision: str,
+    deterministic: bool = False,
+    sync_batchnorm: bool = False,
+) -> dict[str, Any]:
     """What besides recipe and data decides the last bits of a training.
 
     Args:
@@ -108,9 +116,12 @@ def how_computed(*, device: str, compiled: bool, precision: str, deterministic: 
         compiled: whether the network is.
         precision: fp32, bf16 or fp16.
         deterministic: whether it was asked for; a CPU always is.
+        sync_batchnorm: whether batch statistics are those of all processes.
     """
     return {
         "device": device,
+        "processes": processes(),
+        "sync_batchnorm": sync_batchnorm,
         "threads": torch.get_num_threads(),
         "kernels": "native" if device == "cpu" and build.available() else "pytorch",
         "compiled": compiled,

@@ -23,6 +23,7 @@ from cifar.randomness import generator_states, restore_generators
 from cifar.recipes import Recipe
 from cifar.runs import CHECKPOINT, Content, checkpoint_writer, write_files
 from cifar.training.augment import draw_flips
+from cifar.training.distributed import from_all, is_first, rank
 from cifar.training.ema import MovingAverage
 from cifar.training.optimisers import build_optimiser, optimiser_values
 from cifar.training.schedules import plateau
@@ -131,6 +132,7 @@ def new_state(recipe: Recipe, training: Split, *, device: str, precision: str, p
 
 def checkpoint(state: State) -> Write:
     """The content of last.ckpt: tensors and plain values only, so that it loads without running code."""
+    first, *others = from_all(generator_states())
     values: dict[str, Any] = {name: getattr(state, name) for name in VALUES}
     values |= {
         "format": FORMAT,
@@ -140,7 +142,8 @@ def checkpoint(state: State) -> Write:
         "average": state.average.state_dict() if state.average else None,
         "scaler": state.scaler.state_dict(),
         "generator": state.generator.get_state(),
-        "generators": generator_states(),
+        "generators": first,
+        "other_generators": others,
     }
     return checkpoint_writer(values)
 
@@ -159,7 +162,9 @@ def save_state(state: State, folder: Path, others: Mapping[str, Content] | None 
     """
     check_weights(state.model)
     check_weights(state.candidate)
-    write_files(folder, {**(others or {}), CHECKPOINT: checkpoint(state)})
+    content = checkpoint(state)  # in every process: it asks all of them
+    if is_first():
+        write_files(folder, {**(others or {}), CHECKPOINT: content})
     state.saved = (state.epoch, state.step)
 
 
@@ -189,6 +194,10 @@ def load_values(state: State, values: dict[str, Any]) -> None:
         state.average.load_state_dict(values["average"])
     state.scaler.load_state_dict(values["scaler"])
     state.generator.set_state(values["generator"])
-    restore_generators(values["generators"])
+    of_processes = [values["generators"], *values.get("other_generators", [])]
+    if rank() < len(of_processes):  # else this process is one more than there were
+        restore_generators(of_processes[rank()])
     for name in VALUES:
         setattr(state, name, values[name])
+    if not is_first():
+        state.totals.zero_()  # the first has the sums of all

@@ -13,6 +13,7 @@ from cifar.errors import WorldError
 from cifar.kernels.build import speed_up
 from cifar.machine import choose_precision, is_out_of_memory
 from cifar.recipes import Recipe
+from cifar.training.distributed import agreed
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,6 +39,7 @@ def training_step(
     label_smoothing: float,
     clip_norm: float,
     refuse_bad: bool = False,
+    weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Update the weights once.
 
@@ -52,6 +54,7 @@ def training_step(
         label_smoothing: probability mass spread over all classes.
         clip_norm: maximum gradient norm; 0 does not clip.
         refuse_bad: leave out a step whose loss or gradient is not finite; this waits for the device in every step.
+        weight: of the loss in the average over several processes, as of `distributed.share`.
 
     Returns:
         the mean loss in nats, and logits float32 [N, classes]; both on the device.
@@ -70,9 +73,9 @@ def training_step(
         logits = logits.float()
         loss = mixed_loss(logits, labels, mixed_labels, weights=weights, label_smoothing=label_smoothing)
         optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss if weight == 1 else loss * weight).backward()  # type: ignore[no-untyped-call]
         # A gradient that fp16 cannot hold is no bad step: the scaler leaves that step out and lowers its scale.
-        if refuse_bad and not all_finite([loss, *([] if scaler.is_enabled() else gradients(optimiser))]):
+        if refuse_bad and agreed(not all_finite([loss, *([] if scaler.is_enabled() else gradients(optimiser))]))[0]:
             for buffer, former in buffers:  # the forward pass has updated batch statistics
                 buffer.copy_(former)
             optimiser.zero_grad(set_to_none=True)
