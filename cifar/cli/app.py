@@ -14,6 +14,7 @@ from cifar.cli import display
 from cifar.cli.terminal import Ended, drop_results, exit_code, show_whatever_encoding, until_signal
 from cifar.errors import InputError, Remark, WorldError
 from cifar.machine import is_out_of_memory, plain_matplotlib
+from cifar.training.launch import LostError, first_to_fail
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -125,6 +126,25 @@ def run_app(app: typer.Typer, arguments: Sequence[str], *, program: str) -> int:
         return until_signal(lambda: run_command(app, arguments, program=program))
 
 
+def say_once(sentence: str, *, code: int, fatal: bool = True) -> None:
+    """Print why the program ends, unless another process of its training has said so already.
+
+    Args:
+        sentence: to print.
+        code: of the exit.
+        fatal: whether it would end in the same way if it were started again.
+    """
+    if first_to_fail(code, fatal=fatal):
+        display.speak()
+        display.say(sentence)
+
+
+def raise_once(error: Exception) -> None:
+    """Raise an error that nobody expected, unless another process of its training has failed before."""
+    if first_to_fail(1, fatal=False):
+        raise error
+
+
 def check_current_folder() -> None:
     """Refuse a current folder that was removed, in which libraries end the process without a word.
 
@@ -148,7 +168,7 @@ def show_remark(
     """Print a remark of ours as its sentence, and any other warning as Python does."""
     if issubclass(category, Remark):
         display.say(str(message))
-    else:
+    elif not display.is_silent():
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
@@ -162,7 +182,7 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
     except (typer.TyperException, InputError) as error:
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if sentence:  # empty where the help was printed instead
-            display.say(f"{program}: {sentence}")
+            say_once(f"{program}: {sentence}", code=2)
         return 2
     except (KeyboardInterrupt, Ended, typer.Abort) as interrupt:
         display.say("Interrupted.")
@@ -171,14 +191,15 @@ def run_command(app: typer.Typer, arguments: Sequence[str], *, program: str) -> 
         drop_results()  # the reader has gone; nothing more can be told
         return 1
     except WorldError as error:
-        display.say(f"{program}: {error}")
+        say_once(f"{program}: {error}", code=1, fatal=not isinstance(error, LostError))
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
-            raise
-        display.say(f"{program}: there is not enough memory: take fewer images at a time or a smaller network.")
+            raise_once(error)
+            return 1
+        say_once(f"{program}: there is not enough memory: take fewer images at a time or a smaller network.", code=1)
         return 1
     except OSError as error:
         where = "standard output" if drop_results() else error.filename
-        display.say(f"{program}: {f'{where}: ' if where else ''}{error.strerror or error}.")
+        say_once(f"{program}: {f'{where}: ' if where else ''}{error.strerror or error}.", code=1)
         return 1

@@ -51,6 +51,21 @@ stdout = Printer(highlight=False, soft_wrap=True, emoji=False)
 stderr = Printer(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
+def be_silent() -> None:
+    """Print nothing from here on: in a training of several processes only the first one prints."""
+    stdout.quiet = stderr.quiet = True
+
+
+def speak() -> None:
+    """Print again."""
+    stdout.quiet = stderr.quiet = False
+
+
+def is_silent() -> bool:
+    """Whether nothing is printed."""
+    return stderr.quiet
+
+
 def say(sentence: str) -> None:
     """Print a remark to standard error, where it does not mix with results, on one line."""
     stderr.print(printable(hidden(sentence)), markup=False)
@@ -65,7 +80,7 @@ def printable(text: str) -> str:
 
 def is_live() -> bool:
     """Whether bars may move on standard error. FORCE_COLOR, as notebooks set it, makes no terminal of a pipe."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and not is_silent()
 
 
 def result_text(text: str) -> None:

@@ -16,6 +16,7 @@ from cifar.cli.terminal import Ended, exit_code, prepare
 from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device
 from cifar.timing import process_seconds, timed
+from cifar.training.launch import check_devices, end_if_fatal, ended_by_signals, launch, place, was_restarted
 
 if TYPE_CHECKING:
     from cifar.pipeline.job import Job
@@ -165,6 +166,22 @@ Deterministic = Annotated[
         "--deterministic", rich_help_panel=HOW, help="On a GPU: the same bits every time, also when resumed; slower."
     ),
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        rich_help_panel=HOW,
+        help="Train in N processes, each on its own GPU or with its part of the cores.",
+        metavar="N",
+    ),
+]
+SyncBatchNorm = Annotated[
+    bool,
+    typer.Option(
+        "--sync-batchnorm", rich_help_panel=HOW, help="On several GPUs: batch statistics over all of them; slower."
+    ),
+]
 Kernels = Annotated[
     str,
     typer.Option(
@@ -201,6 +218,8 @@ def train(
     compile: Compile = False,
     capture: Capture = True,
     deterministic: Deterministic = False,
+    devices: Devices = None,
+    sync_batchnorm: SyncBatchNorm = False,
     kernels: Kernels = "",
     checkpoint_minutes: CheckpointMinutes = 5.0,
     skip_bad_steps: SkipBadSteps = None,
@@ -208,10 +227,24 @@ def train(
 ) -> None:
     """Train a network, keep the best weights by validation accuracy, evaluate them on the test set once."""
     check_device(device)
+    check_devices(devices, device=device, sync_batchnorm=sync_batchnorm)
+    here = place()
+    if here and here.restarts:
+        end_if_fatal(here)
+    if here and here.rank:
+        follow_job()
+        return
     check_data_flag(data)
     if kernels not in ("", "native", "pytorch"):
         raise InputError(f"There are no kernels {kernels!r}: choose native or pytorch.")
-    from cifar.pipeline.job import Job, check_new_folder, default_folder, job_to_resume, recipe_to_start_from
+    from cifar.pipeline.job import (
+        Job,
+        begun_before,
+        check_new_folder,
+        default_folder,
+        job_to_resume,
+        recipe_to_start_from,
+    )
 
     typed: list[str] = []
     changeable = {"epochs": epoch, "lr": learning_rate, "skip_bad_steps": skip_bad_steps}
@@ -231,6 +264,8 @@ def train(
             raise InputError("--folds 0: cross-validation needs 2 folds or more.")
         if seeds is not None and (cross_validate or folds or overwrite):
             raise InputError("--seeds goes neither with -c, --folds nor --overwrite: folds have a seed each.")
+        if seeds is not None and ((devices or 1) > 1 or (here and here.processes > 1)):
+            raise InputError("--seeds trains each seed in one process: start `cifar sweep work` on each device.")
         if from_run and (model or recipe or weights):
             raise InputError(
                 f"--from takes network, recipe and weights from {from_run}: leave -m, --recipe and --weights out, or "
@@ -246,16 +281,21 @@ def train(
             if freeze and train_blocks:
                 raise InputError("--freeze trains no block and --train-blocks some: give one of them.")
             chosen = frozen(chosen, train_blocks or 0)
+        if here and here.processes > 1 and not save_folder:
+            raise InputError("torchrun may start this again, which then has to find its run: give --save-folder.")
         folder = save_folder or default_folder(model or recipe or chosen.model)
-        if not dry_run and seeds is None:
-            check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
         # What was typed here is the user's own; what only a file names is not.
         values = [model, *(setting.partition("=")[2].strip() for setting in settings or ())]
         typed = [name for name in own_code(chosen) if name in values]
         job = Job(chosen, folder, cross_validate=cross_validate or folds is not None, overwrite=overwrite)
+        if was_restarted() and begun_before(job):
+            job = job_to_resume(folder, changes={})
+        elif not dry_run and seeds is None:
+            check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
     job = replace(
         job, data=data or job.data, device=device, kernels=kernels or job.kernels, compile=compile or job.compile,
         capture=capture, deterministic=deterministic or job.deterministic, wandb=wandb, tensorboard=tensorboard,
+        sync_batchnorm=sync_batchnorm or job.sync_batchnorm,
         checkpoint_seconds=60 * checkpoint_minutes, command=hidden(shlex.join(["cifar", *context.obj])),
         trust_code=trust_code, trusted=tuple(typed),
     )  # fmt: skip
@@ -265,8 +305,11 @@ def train(
         from cifar.cli.study import train_seeds
 
         train_seeds(job, seeds)
+    elif devices and devices > 1 and not here:
+        arguments = [*context.obj, *([] if resume or save_folder else ["--save-folder", str(job.folder)])]
+        raise typer.Exit(launch(arguments, devices=devices, device=choose_device(device)))
     else:
-        train_job(job)
+        train_job(job, devices=devices)
 
 
 def show_header(job: "Job") -> None:
@@ -282,8 +325,23 @@ def show_header(job: "Job") -> None:
     display.say(f"folder: {job.folder}")
 
 
-def train_job(job: "Job") -> None:
-    """Train, test and report one run or all folds of a cross-validation."""
+def follow_job() -> None:
+    """Be one of several processes of a training, but not the first: silent, it does what the first one says."""
+    display.be_silent()
+    with ended_by_signals():
+        from cifar.pipeline.start import follow
+
+        with display.TerminalDisplay() as shown:
+            follow(open_data, display=shown)
+
+
+def train_job(job: "Job", *, devices: int | None = None) -> None:
+    """Train, test and report one run or all folds of a cross-validation.
+
+    Args:
+        job: to do.
+        devices: of --devices, for the command that resumes.
+    """
     named = ":" in job.recipe.model  # may yet be refused
     if not named:
         show_header(job)  # at once: PyTorch takes a second
@@ -300,6 +358,7 @@ def train_job(job: "Job") -> None:
             dataset = open_data(job.data)
         program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
         resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * bool(own_code(job.recipe))
+        resume += f" --devices {devices}" if devices else ""
         with display.TerminalDisplay() as shown:
             try:
                 result = run_job(replace(ready, timing=timing), dataset, display=shown)

@@ -34,6 +34,8 @@ from cifar.runs import (
 )
 from cifar.training.display import Display
 
+Predict = Callable[..., Tensor]  # as of `predict`
+
 
 def evaluate_run(
     folder: Path,
@@ -73,6 +75,7 @@ def evaluate_held(
     references: bool = False,
     corruptions: bool = False,
     announce: Callable[[dict[str, Any]], None] = lambda _summary: None,
+    predict: Predict = predict,
 ) -> dict[str, Any]:
     """Evaluate a run's best weights on a split once; write the figures, then draw them.
 
@@ -92,6 +95,7 @@ def evaluate_held(
         references: compare with human labels and the known faults of the test set as well, into references.json.
         corruptions: evaluate on corrupted test images as well, into corruptions.json.
         announce: gets the summary when the figures are written, before anything is drawn.
+        predict: computes the probabilities.
 
     Returns:
         what evaluation.json holds, and under "references" and "corruptions" what theirs do, where asked for.
@@ -130,7 +134,7 @@ def evaluate_held(
     identity: dict[str, Any] = {"run": folder.name, "views": views, "data": dataset.name, "data_sha256": dataset.sha256}
     identity["model_sha256"] = checksum(folder / WEIGHTS)
     probs, figures = measure(
-        model, part, validation, split=split, views=views, below=below, device=device, display=display
+        model, part, validation, split=split, views=views, below=below, device=device, display=display, predict=predict
     )
     evaluation = identity | figures
     write_evaluation(folder, evaluation, probs.numpy(), part.labels.numpy(), recipe_views=recipe.tta.views)
@@ -176,6 +180,7 @@ def measure(
     below: float,
     device: str,
     display: Display,
+    predict: Predict = predict,
 ) -> tuple[Tensor, dict[str, Any]]:
     """Predict images, and all figures of the predictions; nothing is written.
 
@@ -186,6 +191,7 @@ def measure(
         views, below: as in `predict`.
         device: cpu, mps or cuda.
         display: sees progress.
+        predict: computes the probabilities.
 
     Returns:
         probabilities float32 [N, 10], and the figures, JSON-ready.

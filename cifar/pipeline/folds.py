@@ -52,12 +52,9 @@ def run_folds(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]
             create(first_files(job.recipe, result, marker=CROSSVAL))
         summaries, fold_probs, labels = [], [], torch.empty(0)
         for fold in range(job.recipe.holdout.num_folds):
-            recipe, folder = fold_recipe(job.recipe, fold), fold_folder(job.folder, fold)
             display.start_fold(fold, job.recipe.holdout.num_folds)
-            fold_job = dataclasses.replace(
-                job, recipe=recipe, folder=folder, resume=job.resume and is_run(folder),
-                timing={} if fold else job.timing,
-            )  # fmt: skip
+            fold_job = dataclasses.replace(job_of_fold(job, fold), timing={} if fold else job.timing)
+            fold_job = dataclasses.replace(fold_job, resume=job.resume and is_run(fold_job.folder))
             try:
                 summaries.append(run_one(fold_job, dataset, display=display, fold=fold))
             except Stopped:
@@ -71,6 +68,11 @@ def run_folds(job: Job, dataset: Dataset, *, display: Display) -> dict[str, Any]
         result["seconds"] = sum(summary["seconds"] for summary in summaries)
         write_files(job.folder, {CROSSVAL: json_text(result)})
         return result
+
+
+def job_of_fold(job: Job, fold: int) -> Job:
+    """The job of one fold of a cross-validation; folds count from 0."""
+    return dataclasses.replace(job, recipe=fold_recipe(job.recipe, fold), folder=fold_folder(job.folder, fold))
 
 
 def predictions_on_test(job: Job, dataset: Dataset, *, display: Display) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,7 @@ class Job:
         compile: fuse the network's operations with torch.compile.
         capture: on a GPU, capture a training step as a CUDA graph and replay it.
         deterministic: on a GPU, train with algorithms that give the same bits every time.
+        sync_batchnorm: on GPUs, in several processes, compute batch statistics over all of them.
         cross_validate: train all folds of the recipe.
         wandb, tensorboard: log there too.
         resume: continue what the folder holds.
@@ -66,6 +67,7 @@ class Job:
     compile: bool = False
     capture: bool = True
     deterministic: bool = False
+    sync_batchnorm: bool = False
     cross_validate: bool = False
     wandb: bool = False
     tensorboard: bool = False
@@ -109,7 +111,21 @@ def job_to_resume(folder: Path, *, changes: Mapping[str, Any]) -> Job:
         with_fields(recipe, **given), folder, data=data_to_reopen(folder), kernels=former.get("kernels", ""),
         compile=former.get("compiled", False), cross_validate=cross_validate, resume=True,
         deterministic=former.get("device") != "cpu" and former.get("deterministic", False),
+        sync_batchnorm=former.get("sync_batchnorm", False),
     )  # fmt: skip
+
+
+def begun_before(job: Job) -> bool:
+    """Whether the folder of a job that is started again holds its run already: that of the same recipe.
+
+    An image size that was taken from the run behind the weights stands in the recipe of the run alone.
+    """
+    if not (is_run(job.folder) or (job.folder / CROSSVAL).exists()):
+        return False
+    former = recipe_to_resume(job.folder)
+    if job.recipe.network.weights:
+        former = with_fields(former, image_size=job.recipe.network.image_size)
+    return former == job.recipe and (job.folder / CROSSVAL).exists() == job.cross_validate
 
 
 def recipe_to_start_from(run: Path) -> Recipe:

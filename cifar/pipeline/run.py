@@ -1,6 +1,7 @@
 """One run: trained, evaluated on the test set once, drawn; what is done already is not done again."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import torch
 
 from cifar.data.cifar10 import Dataset, cut, load
-from cifar.data.split import CLASSES, NUM_TRAIN
+from cifar.data.split import CLASSES, NUM_TRAIN, Split
 from cifar.errors import InputError
 from cifar.evaluation.predict import predict
-from cifar.models import is_of_timm, is_pretrained
+from cifar.models import build_model, is_of_timm, is_pretrained
 from cifar.pipeline.evaluation import evaluate_held
 from cifar.pipeline.job import Create, Job, Stopped, check_data, held, progress_of
+from cifar.pipeline.together import end_of_predictions, help_to_predict, predict_together
 from cifar.recipes import to_mapping
 from cifar.runs import (
     CHANGEABLE,
@@ -40,11 +42,13 @@ from cifar.runs import (
 from cifar.timing import timed
 from cifar.training.augment import augmented_examples
 from cifar.training.display import Display
+from cifar.training.distributed import from_first, is_first, processes, received
 from cifar.training.estimate import estimate_seconds, estimate_sentence
 from cifar.training.features import frozen_activations
 from cifar.training.loggers import Logger, open_loggers
 from cifar.training.loop import train
 from cifar.training.resume import checkpoint_model
+from cifar.training.state import State
 from cifar.training.summary import describe_run, describe_training
 
 BATCH_IMAGES = 24  # in the pictures of batches
@@ -70,7 +74,7 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         WorldError: as `train` and `evaluate_run`.
     """
     with held(job) as create, ExitStack() as closing:
-        state = run_state(resumed_summary(job)) if job.resume else "unfinished"
+        state = from_first(run_state(resumed_summary(job)) if job.resume else "unfinished")
         timing, loggers = dict(job.timing), []
         if state == "unfinished":
             loggers = train_held(job, dataset, display=display, create=create, timing=timing, closing=closing)
@@ -85,8 +89,9 @@ def run_one(job: Job, dataset: Dataset, *, display: Display, fold: int | None = 
         if state != "tested":
             evaluate_held(
                 job.folder, dataset, split="test", purpose="result of the run", device=job.device, display=display,
-                trust_code=job.trust_code, announce=announce,
+                trust_code=job.trust_code, announce=announce, predict=predict_together,
             )  # fmt: skip
+            end_of_predictions()
         drawn = draw_missing(job, dataset)
         if state == "tested" and not drawn:
             display.say(f"{job.folder} is finished already; `--resume {job.folder} -e EPOCHS` trains it for longer.")
@@ -211,6 +216,72 @@ def train_run(job: Job, dataset: Dataset, *, display: Display) -> None:
         train_held(job, dataset, display=display, create=create, timing={}, closing=closing)
 
 
+def splits_of_run(
+    job: Job, dataset: Dataset, *, display: Display, resume: bool, timing: dict[str, float]
+) -> tuple[Split, Split]:
+    """The training and validation images of a run, or with train_blocks their activations.
+
+    Args:
+        job, dataset: of the run.
+        display: sees the progress of activations.
+        resume: whether the run has a checkpoint, which holds the frozen weights.
+        timing: gets the seconds of the data and of the training.
+    """
+    with timed(timing, "data"):
+        images = load(dataset, "train")
+    if job.recipe.network.train_blocks >= 0:
+        model = checkpoint_model(job.recipe, job.folder) if resume and is_first() else None
+        model = from_first(model or build_model(job.recipe, trust_code=True) if is_first() else None)
+        progress = progress_of(display, "frozen part")
+        with timed(timing, "training"):
+            images = frozen_activations(job.recipe, images, dataset, device=job.device, progress=progress, model=model)
+    with timed(timing, "data"):
+        return cut(images, job.recipe.holdout)
+
+
+def train_splits(
+    job: Job,
+    training: Split,
+    validation: Split,
+    dataset: Dataset,
+    *,
+    display: Display,
+    loggers: Sequence[Logger] = (),
+    resume: bool,
+) -> State:
+    """Train a job's recipe on its images, as `train` does."""
+    return train(
+        job.recipe, training, validation, folder=job.folder, device=job.device, compile=job.compile,
+        capture=job.capture, deterministic=job.deterministic, sync_batchnorm=job.sync_batchnorm, display=display,
+        loggers=loggers, resume=resume, data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
+    )  # fmt: skip
+
+
+def follow_run(job: Job, dataset: Dataset, *, display: Display) -> bool:
+    """Do in another process what `run_one` needs of it: train together, and predict together.
+
+    Args:
+        job: of one run.
+        dataset: that it is trained on.
+        display: silent; may stop the training.
+
+    Returns:
+        whether the run is done; else it was stopped.
+    """
+    state = received()
+    if state == "unfinished":
+        resume = received()
+        training, validation = splits_of_run(job, dataset, display=display, resume=resume, timing={})
+        with ExitStack() as stack:
+            stack.callback(display.end_training)
+            trained = train_splits(job, training, validation, dataset, display=display, resume=resume)
+        if not trained.finished:
+            return False
+    if state != "tested":
+        help_to_predict(job)
+    return True
+
+
 def loggers_of(job: Job, *, display: Display, closing: ExitStack) -> list[Logger]:
     """The loggers that a job asks for, of a run that exists; `closing` closes them."""
     run_id = wandb_id(job.folder) if job.wandb else ""
@@ -243,34 +314,23 @@ def train_held(
         check_data(folder, summary, dataset)
     elif is_pretrained(recipe) and is_of_timm(recipe):
         num_images = round((1_000 if dataset.is_sample else NUM_TRAIN) * recipe.holdout.training_fraction)
+        num_images //= processes()
         display.say(estimate_sentence(*estimate_seconds(recipe, num_images=num_images, device=job.device)))
-    with timed(timing, "data"):
-        images = load(dataset, "train")
-    resume = job.resume and (folder / CHECKPOINT).exists()  # else it was killed before its first checkpoint
-    if recipe.network.train_blocks >= 0:
-        progress = progress_of(display, "frozen part")
-        model = checkpoint_model(recipe, folder) if resume else None
-        with timed(timing, "training"):
-            images = frozen_activations(recipe, images, dataset, device=job.device, progress=progress, model=model)
-    with timed(timing, "data"):
-        training, validation = cut(images, recipe.holdout)
+    resume = from_first(job.resume and (folder / CHECKPOINT).exists())  # else it was killed before its first checkpoint
+    training, validation = splits_of_run(job, dataset, display=display, resume=resume, timing=timing)
     if job.resume:
         update_summary(folder, sittings=summary.get("sittings", 1) + 1)
     else:
         facts = describe_run(
             recipe, dataset, device=job.device, compile=job.compile, deterministic=job.deterministic,
-            command=job.command,
+            sync_batchnorm=job.sync_batchnorm, command=job.command,
         )  # fmt: skip
         counts = {"num_train": len(training), "num_validation": len(validation)}
         create(first_files(recipe, facts | counts))
     with timed(timing, "training"), ExitStack() as stack:
         stack.callback(display.end_training)
         loggers = loggers_of(job, display=display, closing=closing)
-        state = train(
-            recipe, training, validation, folder=folder, device=job.device, compile=job.compile, capture=job.capture,
-            deterministic=job.deterministic, display=display, loggers=loggers, resume=resume,
-            data_sha256=dataset.sha256, checkpoint_seconds=job.checkpoint_seconds,
-        )  # fmt: skip
+        state = train_splits(job, training, validation, dataset, display=display, loggers=loggers, resume=resume)
     if not state.finished:
         update_summary(folder, changes=state.changes, skipped_steps=state.skipped_steps)
         raise Stopped(folder)

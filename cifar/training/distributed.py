@@ -45,7 +45,7 @@ def is_first() -> bool:
 
 @contextmanager
 def joined(*, resume: str = "") -> Iterator[None]:
-    """Be one of the processes that torchrun has started, within this context; alone, nothing changes.
+    """Be one of the processes that torchrun has started, within this context; in a single one nothing changes.
 
     Args:
         resume: the command that resumes the training, for the error.
@@ -187,6 +187,11 @@ def from_first(value: T) -> T:
     values: list[Any] = [value]
     dist.broadcast_object_list(values, 0)
     return values[0]  # type: ignore[no-any-return]
+
+
+def received() -> Any:
+    """What the first process gives, for another."""
+    return from_first(None)
 
 
 def from_all(value: T) -> list[T]:

@@ -16,7 +16,14 @@ from cifar.training.step import precision_of
 
 
 def describe_run(
-    recipe: Recipe, dataset: Dataset, *, device: str, compile: bool, deterministic: bool, command: str
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    device: str,
+    compile: bool,
+    deterministic: bool,
+    sync_batchnorm: bool = False,
+    command: str,
 ) -> dict[str, Any]:
     """What summary.json says of a run before its first step; the results are still null.
 
@@ -24,7 +31,7 @@ def describe_run(
         recipe: of the run.
         dataset: that it is trained on.
         device: cpu, mps or cuda.
-        compile, deterministic: whether they were asked for.
+        compile, deterministic, sync_batchnorm: whether they were asked for.
         command: what was typed.
 
     Raises:
@@ -34,7 +41,10 @@ def describe_run(
         precision_of(recipe, device=device)[0],
         choose_compile(compile, device=device)[0],
     )
-    computed = how_computed(device=device, compiled=compiled, precision=precision, deterministic=deterministic)
+    computed = how_computed(
+        device=device, compiled=compiled, precision=precision, deterministic=deterministic,
+        sync_batchnorm=sync_batchnorm,
+    )  # fmt: skip
     return {
         "state": "unfinished",
         "finished": False,
