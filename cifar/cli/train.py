@@ -289,6 +289,7 @@ def train(
         typed = [name for name in own_code(chosen) if name in values]
         job = Job(chosen, folder, cross_validate=cross_validate or folds is not None, overwrite=overwrite)
         if was_restarted() and begun_before(job):
+            display.say(f"Started again: going on with {folder}.")
             job = job_to_resume(folder, changes={})
         elif not dry_run and seeds is None:
             check_new_folder(folder, overwrite=overwrite)  # now, without waiting for PyTorch
