@@ -116,7 +116,7 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> int:
         raise InputError(f"There are {torch.cuda.device_count()} GPUs here: give --devices that many, or fewer.")
     if device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it logs is told in our own sentences
+    logging.disable()  # what the launcher logs, the processes say in sentences
     with tempfile.TemporaryDirectory(prefix="cifar-launch-") as folder:
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=devices, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
