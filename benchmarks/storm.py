@@ -26,6 +26,7 @@ STORMS = {
     "fuzz": 50_000,
     "together": 60,
     "signals": 120,
+    "ranks": 12,
     "demo": 1,
     "memory": 2,
     "sweep": 4,

@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from cifar.data.cifar10 import Split, load, open_dataset
+from cifar.data.cifar10 import Split, cut, load, open_dataset
 from cifar.recipes import Optimiser, Recipe, with_fields
+from cifar.recipes.choice import choose_recipe
 from cifar.training.display import Display
 from cifar.training.distributed import from_all, is_first, joined, rank
 from cifar.training.loop import train
@@ -24,10 +26,25 @@ PLAIN = Recipe(model="cnn", epochs=2, batch_size=21, precision="fp32", optimiser
 CASES: dict[str, Recipe] = {
     "sgd": with_fields(PLAIN, crop_padding=4, flip=0.5, label_smoothing=0.1, clip_norm=1.0, ema_decay=0.9),
     "mixed": with_fields(PLAIN, mixup=0.4, cutmix=1.0, flip=0.5, flip_mode="alternate"),
-    "muon": with_fields(PLAIN, optimiser="muon", lr=0.003),
+    "muon": with_fields(PLAIN, optimiser="muon", lr=0.003, epochs=1),
     "uneven": with_fields(PLAIN, batch_size=23, epochs=1, skip_bad_steps=1),  # the last of 3 rows: too few for two
     "plateau": with_fields(PLAIN, schedule="plateau", plateau_patience=0, plateau_threshold=1.0, patience=1, epochs=4),
 }
+# What `cifar train` does on the sample, where it is broken off.
+SETTINGS = ["precision=fp32", "lr=0.01", "crop_padding=4", "epochs=8", "batch_size=50"]
+FLAGS = ["-m", "several_processes:network", "--data", "sample", "-d", "cpu"]
+FLAGS += [word for setting in SETTINGS for word in ("--set", setting)]
+UNBROKEN = "unbroken"  # the case that trains so, without a command
+
+
+def network() -> nn.Module:
+    """Batch statistics, dropout, and a parameter that has no part in the loss."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(16, 16, 3, stride=2),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )  # fmt: skip
+    model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    return model
 
 
 def some_images() -> tuple[Split, Split]:
@@ -73,7 +90,13 @@ def run_cases(folder: Path, names: list[str]) -> None:
         place = folder / name
         if is_first():
             place.mkdir()
-        state = train(CASES[name], *some_images(), folder=place, display=Display())
+        recipe = (
+            CASES[name]
+            if name != UNBROKEN
+            else choose_recipe("several_processes:network", "", settings=SETTINGS, fields={})
+        )
+        images = some_images() if name != UNBROKEN else cut(load(open_dataset("sample"), "train"), recipe.holdout)
+        state = train(recipe, *images, folder=place, display=Display())
         weights = torch.cat([parameter.detach().flatten() for parameter in state.model.parameters()])
         told[name] = all(torch.equal(weights, others) for others in from_all(weights))
     if is_first():

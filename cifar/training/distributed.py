@@ -61,6 +61,7 @@ def joined(*, resume: str = "") -> Iterator[None]:
     check_host_name(here)
     end_with_launcher()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    ended = False
     try:
         with ended_by_signals():
             dist.init_process_group(
@@ -69,10 +70,13 @@ def joined(*, resume: str = "") -> Iterator[None]:
             )  # fmt: skip
         yield
     except RuntimeError as error:
-        if not is_lost(error):
-            raise
-        raise lost(here, resume=resume) from None
-    dist.destroy_process_group()
+        ended = is_lost(error)
+        if ended:
+            raise lost(here, resume=resume) from None
+        raise
+    finally:
+        if dist.is_initialized() and not ended:  # else gloo's threads abort the process at its end
+            dist.destroy_process_group()
 
 
 def is_lost(error: RuntimeError) -> bool:
