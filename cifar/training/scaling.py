@@ -20,7 +20,7 @@ from cifar.data.split import Split
 from cifar.machine import kind_of, synchronise
 from cifar.models.layers import resize
 from cifar.randomness import generators_kept
-from cifar.training.distributed import processes
+from cifar.training.distributed import FEWEST_ROWS, processes
 from cifar.training.launch import Place
 from cifar.training.step import DTYPES
 
@@ -75,8 +75,20 @@ def speed_up(
         row_alone: seconds of a row in one process, where that is less: alone it has all the cores.
     """
     alone = costs.fixed + (costs.row if row_alone is None else row_alone) * batch_size
-    together = costs.fixed + costs.row * batch_size / processes + exchange
-    return alone / together
+    return alone / step_seconds(costs, batch_size=batch_size, processes=processes, exchange=exchange)
+
+
+def step_seconds(costs: Costs, *, batch_size: int, processes: int, exchange: float) -> float:
+    """Seconds of a step of several processes; each computes a batch as a whole that has too few rows for all.
+
+    Args:
+        costs: of a step in one of the processes.
+        batch_size: rows of the whole batch.
+        processes: that share it.
+        exchange: seconds to add up the gradients.
+    """
+    rows = batch_size / processes if batch_size >= FEWEST_ROWS * processes else batch_size
+    return costs.fixed + costs.row * rows + exchange
 
 
 def measure(
@@ -141,7 +153,7 @@ def scaling_sentence(costs: Costs, exchange: float, *, batch_size: int, here: Pl
     times = speed_up(
         costs, batch_size=batch_size, processes=here.processes, exchange=exchange, row_alone=costs.row / sharing
     )
-    step = costs.fixed + costs.row * batch_size / here.processes + exchange
+    step = step_seconds(costs, batch_size=batch_size, processes=here.processes, exchange=exchange)
     facts = (
         f"a step of about {1000 * step:,.0f} ms, {1000 * exchange:,.1f} of them to add up "
         f"{costs.gradient_bytes / 1e6:,.1f} MB of gradients"
