@@ -4,7 +4,8 @@
 
 Each namespace has a name of its own that no resolver knows, and one link to the other. What must hold: without a word
 on the interface the training is refused in one sentence; with GLOO_SOCKET_IFNAME it ends with the weights of two
-processes on one host, bit for bit; also when a process of the second host is killed on the way.
+processes on one host, bit for bit; also when a process of the second host is killed on the way, or the second host
+is replaced by another.
 """
 
 import contextlib
@@ -51,7 +52,12 @@ def ip(*words: str) -> None:
 
 
 def start(
-    hosts: list[tuple[str, str]], place: Path, *, interface: str, restarts: int = 0
+    hosts: list[tuple[str, str]],
+    place: Path,
+    *,
+    interface: str,
+    restarts: int = 0,
+    numbers: tuple[int, ...] = (0, 1),
 ) -> "list[subprocess.Popen[str]]":
     """Start torchrun on each host in a folder that both see.
 
@@ -62,12 +68,13 @@ def start(
         place: the folder.
         interface: GLOO_SOCKET_IFNAME; "" leaves it out.
         restarts: that are allowed.
+        numbers: of the hosts to start it on.
     """
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     environment |= {"GLOO_SOCKET_IFNAME": interface} if interface else {}
     processes = []
-    for name, address in hosts:
+    for name, address in (hosts[number] for number in numbers):
         torchrun = [
             sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts",
             str(restarts), "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{hosts[0][1]}:29400", "--rdzv-id", "x",
@@ -93,12 +100,14 @@ def ended(processes: "list[subprocess.Popen[str]]") -> tuple[list[int], str]:
     return [process.returncode for process in processes], said
 
 
-def kill_rank_of(process: "subprocess.Popen[str]", run: Path) -> None:
-    """Kill the training process of a host, once there is a checkpoint."""
+def kill_rank_of(process: "subprocess.Popen[str]", run: Path, *, host: bool = False) -> None:
+    """Kill the training process of a host, or all of the host's, once there is a checkpoint."""
     while not (run / "last.ckpt").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     (rank,) = psutil.Process(process.pid).children()
+    if host:
+        process.kill()
     rank.kill()
 
 
@@ -121,6 +130,13 @@ def faults(folder: Path) -> list[str]:
         codes, said = ended(processes)
         if codes != [0, 0] or (folder / "killed" / "run" / "model.safetensors").read_bytes() != expected:
             found.append(f"a killed process: exit codes {codes}, {said[-2000:]}")
+        processes = start(hosts, folder / "replaced", interface="link0", restarts=2)
+        kill_rank_of(processes[1], folder / "replaced" / "run", host=True)
+        processes[1].communicate()
+        processes[1:] = start(hosts, folder / "replaced", interface="link0", restarts=2, numbers=(1,))
+        codes, said = ended(processes)
+        if codes != [0, 0] or (folder / "replaced" / "run" / "model.safetensors").read_bytes() != expected:
+            found.append(f"a replaced host: exit codes {codes}, {said[-2000:]}")
     return found
 
 
@@ -128,7 +144,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as folder:
         found = faults(Path(folder))
     print(
-        *found or ["Two hosts train as one does; an unknown name is refused; a killed process is started again."],
+        *found
+        or ["Two hosts train as one does; an unknown name is refused; a killed process and a lost host are replaced."],
         sep="\n",
     )
     sys.exit(bool(found))

@@ -230,8 +230,12 @@ def splits_of_run(
     with timed(timing, "data"):
         images = load(dataset, "train")
     if job.recipe.network.train_blocks >= 0:
-        model = checkpoint_model(job.recipe, job.folder) if resume and is_first() else None
-        model = from_first(model or build_model(job.recipe, trust_code=True) if is_first() else None)
+        if is_first():
+            model = checkpoint_model(job.recipe, job.folder) if resume else build_model(job.recipe, trust_code=True)
+            from_first(model.state_dict())
+        else:
+            model = build_model(job.recipe, pretrained=False, trust_code=True)
+            model.load_state_dict(received())
         progress = progress_of(display, "frozen part")
         with timed(timing, "training"):
             images = frozen_activations(job.recipe, images, dataset, device=job.device, progress=progress, model=model)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_RESTARTS = 3  # that --devices allows before it gives up
 FATAL = "cifar/fatal"  # key of torchrun's store, where all processes look: the exit code of an error that would recur
+STARTS = "cifar/starts"  # how often the first process has started
 
 
 class LostError(WorldError):
@@ -60,7 +62,14 @@ def place() -> Place | None:
 def was_restarted() -> bool:
     """Whether torchrun, or SLURM after a requeue, has started this command before."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-    return any(count.isdigit() and int(count) > 0 for count in counts)
+    if any(count.isdigit() and int(count) > 0 for count in counts):
+        return True
+    here = place()
+    if here is None or here.processes == 1 or not has_agents_store():
+        return False
+    with contextlib.suppress(RuntimeError):  # whoever joins the others is told
+        return all_starts(here, seconds=10).add(STARTS, 0) > 0  # of another host's torchrun, where this one is new
+    return False
 
 
 def check_devices(devices: int | None, *, device: str, sync_batchnorm: bool) -> None:
@@ -137,7 +146,8 @@ def store(here: Place, *, seconds: float) -> "Store":
     """The store that torchrun shares among all processes, with keys of this start alone.
 
     PyTorch 2.13 gives the processes of every start the same store and the same keys: without a prefix, gloo waits
-    forever for processes that have ended.
+    forever for processes that have ended. The first process numbers the starts, since a host that was replaced counts
+    restarts from 0.
 
     Args:
         here: the place of this process.
@@ -145,14 +155,29 @@ def store(here: Place, *, seconds: float) -> "Store":
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-    return PrefixStore(f"cifar/start-{here.restarts}", all_starts(here, seconds=seconds))
+    shared = all_starts(here, seconds=seconds)
+    if here.rank == 0:
+        while (number := shared.add(STARTS, 1)) <= here.restarts:
+            pass
+    else:
+        ends = time.monotonic() + seconds
+        while (number := shared.add(STARTS, 0)) <= here.restarts or shared.add(f"cifar/{number}/{here.rank}", 1) > 1:
+            if time.monotonic() > ends:
+                raise lost(here, resume="--resume")
+            time.sleep(0.05)
+    return PrefixStore(f"cifar/start-{number}", shared)
+
+
+def has_agents_store() -> bool:
+    """Whether torchrun itself has the store, which then outlives the processes; else the first process has it."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def all_starts(here: Place, *, seconds: float) -> "Store":
     """The store that torchrun shares among all processes, through all restarts."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    serves = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serves = here.rank == 0 and not has_agents_store()
     return TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=serves,
         timeout=timedelta(seconds=seconds), wait_for_workers=False, multi_tenant=True,

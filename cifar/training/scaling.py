@@ -156,7 +156,7 @@ def scaling_sentence(costs: Costs, exchange: float, *, batch_size: int, here: Pl
     step = step_seconds(costs, batch_size=batch_size, processes=here.processes, exchange=exchange)
     facts = (
         f"a step of about {1000 * step:,.0f} ms, {1000 * exchange:,.1f} of them to add up "
-        f"{costs.gradient_bytes / 1e6:,.1f} MB of gradients"
+        f"{costs.gradient_bytes / 1e6:.3g} MB of gradients"
     )
     if times >= WORTH:
         return f"{here.processes} processes should be about {times:.1f} times as fast as one ({facts})."
