@@ -14,7 +14,7 @@ from cifar.cli import display
 from cifar.cli.terminal import Ended, drop_results, exit_code, show_whatever_encoding, until_signal
 from cifar.errors import InputError, Remark, WorldError
 from cifar.machine import is_out_of_memory, plain_matplotlib
-from cifar.training.launch import LostError, first_to_fail
+from cifar.training.launch import LostError, first_to_fail, place
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -36,11 +36,15 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def cifar(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Train, test, understand and use an image classifier on CIFAR-10."""
+    here = place()
+    if here and here.processes > 1 and context.invoked_subcommand != "train":
+        raise InputError(f"cifar {context.invoked_subcommand} is one process: start it without torchrun.")
 
 
 Device = Annotated[

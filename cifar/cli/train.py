@@ -301,14 +301,16 @@ def train(
         trust_code=trust_code, trusted=tuple(typed),
     )  # fmt: skip
     if dry_run:
-        show_plan(job)
+        show_plan(job, devices=devices or 1)
     elif seeds is not None:
         from cifar.cli.study import train_seeds
 
         train_seeds(job, seeds)
     elif devices and devices > 1 and not here:
+        device = choose_device(device)
+        check_devices(devices, device=device, sync_batchnorm=sync_batchnorm)
         arguments = [*context.obj, *([] if resume or save_folder else ["--save-folder", str(job.folder)])]
-        raise typer.Exit(launch(arguments, devices=devices, device=choose_device(device)))
+        raise typer.Exit(launch(arguments, devices=devices, device=device))
     else:
         train_job(job, devices=devices)
 
@@ -375,8 +377,13 @@ def train_job(job: "Job", *, devices: int | None = None) -> None:
         display.next_commands(job.folder, folds=job.recipe.holdout.num_folds if job.cross_validate else 0)
 
 
-def show_plan(job: "Job") -> None:
-    """Print the recipe as JSON, then what would happen, without touching data or disk."""
+def show_plan(job: "Job", *, devices: int) -> None:
+    """Print the recipe as JSON, then what would happen, without touching data or disk.
+
+    Args:
+        job: to do.
+        devices: processes that would share it.
+    """
     from cifar.files import cache_folder
     from cifar.kernels.build import using
     from cifar.models import build_model, num_parameters
@@ -397,7 +404,8 @@ def show_plan(job: "Job") -> None:
         f"data: {job.data or f'CIFAR-10, from {cache_folder()} or else downloaded'}",
         f"trained on: {folds}{recipe.holdout.training_fraction:.0%} of the training images",
         f"length: {recipe.epochs} epochs, batch size {recipe.batch_size}",
-        f"device: {device}, {precision}{', compiled' if compiled else ''}{remarks}",
+        f"device: {device}, {precision}{', compiled' if compiled else ''}"
+        f"{f', {devices} processes' if devices > 1 else ''}{remarks}",
         f"folder: {job.folder}",
     )
     display.result_text("\n".join(lines))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar.data.cifar10 import Dataset
-from cifar.errors import Remark
+from cifar.errors import InputError, Remark
 from cifar.kernels.build import using
 from cifar.machine import choose_device, flush_denormals, keep_compiled, start_gpu
 from cifar.models import build_model, is_of_timm
@@ -43,7 +43,11 @@ def prepared(job: Job) -> Iterator[Job]:
             keep_compiled()
         here, device = place(), choose_device(job.device)
         several = here is not None and here.processes > 1
-        job = replace(job, device=device_of(here, device) if here and several else device)
+        device = device_of(here, device) if here and several else device
+        synchronised = job.sync_batchnorm and several and device == "cuda"
+        if job.sync_batchnorm and not (synchronised or job.resume):
+            raise InputError("Batch normalisation is synchronised over several GPUs: leave --sync-batchnorm out.")
+        job = replace(job, device=device, sync_batchnorm=synchronised)
         if not job.resume:
             job = replace(job, recipe=with_size_of_run(job.recipe))
         if seen := validates_on_seen(job.recipe):

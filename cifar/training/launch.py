@@ -6,11 +6,10 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cifar.errors import InputError, WorldError
 from cifar.machine import usable_cores
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 MOST_RESTARTS = 3  # that --devices allows before it gives up
 FATAL = "cifar/fatal"  # key of torchrun's store, where all processes look: the exit code of an error that would recur
-STARTS = "cifar/starts"  # how often the first process has started
 
 
 class LostError(WorldError):
@@ -62,14 +60,7 @@ def place() -> Place | None:
 def was_restarted() -> bool:
     """Whether torchrun, or SLURM after a requeue, has started this command before."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-    if any(count.isdigit() and int(count) > 0 for count in counts):
-        return True
-    here = place()
-    if here is None or here.processes == 1 or not has_agents_store():
-        return False
-    with contextlib.suppress(RuntimeError):  # whoever joins the others is told
-        return all_starts(here, seconds=10).add(STARTS, 0) > 0  # of another host's torchrun, where this one is new
-    return False
+    return any(count.isdigit() and int(count) > 0 for count in counts)
 
 
 def check_devices(devices: int | None, *, device: str, sync_batchnorm: bool) -> None:
@@ -143,11 +134,10 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> int:
 
 
 def store(here: Place, *, seconds: float) -> "Store":
-    """The store that torchrun shares among all processes, with keys of this start alone.
+    """The store in which the processes find each other, with keys of this start alone.
 
-    PyTorch 2.13 gives the processes of every start the same store and the same keys: without a prefix, gloo waits
-    forever for processes that have ended. The first process numbers the starts, since a host that was replaced counts
-    restarts from 0.
+    Torchrun's own store outlives the processes, and PyTorch 2.13 uses the same keys in every start: without a prefix,
+    gloo waits forever for processes that have ended.
 
     Args:
         here: the place of this process.
@@ -156,20 +146,11 @@ def store(here: Place, *, seconds: float) -> "Store":
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     shared = all_starts(here, seconds=seconds)
-    if here.rank == 0:
-        while (number := shared.add(STARTS, 1)) <= here.restarts:
-            pass
-    else:
-        ends = time.monotonic() + seconds
-        while (number := shared.add(STARTS, 0)) <= here.restarts or shared.add(f"cifar/{number}/{here.rank}", 1) > 1:
-            if time.monotonic() > ends:
-                raise lost(here, resume="--resume")
-            time.sleep(0.05)
-    return PrefixStore(f"cifar/start-{number}", shared)
+    return PrefixStore(f"cifar/start-{here.restarts}", shared) if has_agents_store() else shared
 
 
 def has_agents_store() -> bool:
-    """Whether torchrun itself has the store, which then outlives the processes; else the first process has it."""
+    """Whether torchrun itself has the store; else the first process has it, with TORCH_DISABLE_SHARE_RDZV_TCP_STORE."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -186,6 +167,8 @@ def all_starts(here: Place, *, seconds: float) -> "Store":
 
 def end_if_fatal(here: Place) -> None:
     """End this process with the exit code of an earlier start whose error would only recur."""
+    if not has_agents_store():
+        return
     with contextlib.suppress(RuntimeError):  # the store has gone
         shared = all_starts(here, seconds=10)
         if shared.check([FATAL]):
@@ -208,7 +191,7 @@ def first_to_fail(code: int, *, fatal: bool) -> bool:
         if first and fatal:
             shared.set(FATAL, str(code))
     except RuntimeError:  # the store has gone, with the host that had it
-        return here.rank == 0
+        return here.rank == 0 or fatal
     return first
 
 
@@ -264,8 +247,3 @@ def lost(here: Place, *, resume: str) -> LostError:
     """
     again = "all start again from the last checkpoint" if here.restarts < here.most_restarts else f"go on with {resume}"
     return LostError(f"A process of this training has ended (killed, or its host is gone): {again}.")
-
-
-def refuse_torchrun(verb: str) -> NoReturn:
-    """Refuse a verb that does not work in several processes."""
-    raise InputError(f"cifar {verb} is one process: start it without torchrun.")

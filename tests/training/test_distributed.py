@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from several_processes import CASES, environment, some_images, start
+from several_processes import CASES, environment, free_port, some_images, start
 from torch import nn
 
+from cifar.cli import app, run_app
 from cifar.errors import InputError, WorldError
 from cifar.pipeline.job import Job, begun_before
 from cifar.recipes import recipe_for, to_json, with_fields
@@ -96,6 +97,15 @@ def test_devices_under_torchrun_must_be_its_number(monkeypatch: pytest.MonkeyPat
     launch.check_devices(2, device="cpu", sync_batchnorm=False)
     with pytest.raises(InputError, match="2 processes here already: leave --devices 4 out"):
         launch.check_devices(4, device="cpu", sync_batchnorm=False)
+
+
+def test_other_verbs_are_refused_under_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in environment(0, 2, free_port()).items():
+        monkeypatch.setenv(name, value)
+    assert run_app(app, ["evaluate", "runs/x"], program="cifar") == 2
+    assert "cifar evaluate is one process: start it without torchrun." in capsys.readouterr().err
 
 
 def test_only_a_run_of_the_same_recipe_was_begun_before(tmp_path: Path) -> None:
