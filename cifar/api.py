@@ -461,7 +461,9 @@ def finish(job: "Job", shown: Display, *, quiet: bool) -> Run:
     """Train and test what a job asks for; gives its run."""
     from cifar.pipeline.job import Stopped
     from cifar.pipeline.start import prepared, run_job
+    from cifar.training.launch import refuse_several
 
+    refuse_several("A training from Python")
     with prepared(job) as ready:
         dataset = opened(job.data, quiet=quiet)
         try:

@@ -14,7 +14,7 @@ from cifar.cli import display
 from cifar.cli.terminal import Ended, drop_results, exit_code, show_whatever_encoding, until_signal
 from cifar.errors import InputError, Remark, WorldError
 from cifar.machine import is_out_of_memory, plain_matplotlib
-from cifar.training.launch import LostError, first_to_fail, place
+from cifar.training.launch import LostError, first_to_fail, refuse_several
 
 if TYPE_CHECKING:
     from cifar.data.cifar10 import Dataset
@@ -42,9 +42,8 @@ def cifar(
     ] = False,
 ) -> None:
     """Train, test, understand and use an image classifier on CIFAR-10."""
-    here = place()
-    if here and here.processes > 1 and context.invoked_subcommand != "train":
-        raise InputError(f"cifar {context.invoked_subcommand} is one process: start it without torchrun.")
+    if context.invoked_subcommand != "train":
+        refuse_several(f"cifar {context.invoked_subcommand}")
 
 
 Device = Annotated[

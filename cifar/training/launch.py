@@ -57,6 +57,17 @@ def place() -> Place | None:
     return Place(*(int(os.environ[name]) for name in names))
 
 
+def refuse_several(what: str) -> None:
+    """Refuse what does not work in several processes.
+
+    Raises:
+        InputError: torchrun has started several.
+    """
+    here = place()
+    if here and here.processes > 1:
+        raise InputError(f"{what} is one process: start it without torchrun.")
+
+
 def was_restarted() -> bool:
     """Whether torchrun, or SLURM after a requeue, has started this command before."""
     counts = (os.environ.get(name, "0") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
@@ -114,8 +125,7 @@ def launch(arguments: Sequence[str], *, devices: int, device: str) -> int:
 
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"There are {torch.cuda.device_count()} GPUs here: give --devices that many, or fewer.")
-    if device == "cpu":
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
     logging.disable()  # what the launcher logs, the processes say in sentences
     with tempfile.TemporaryDirectory(prefix="cifar-launch-") as folder:
         config = LaunchConfig(

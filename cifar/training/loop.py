@@ -41,12 +41,11 @@ from cifar.training.distributed import (
 )
 from cifar.training.divergence import diverged
 from cifar.training.epoch import end_epoch, save, tick_of, validate
-from cifar.training.launch import place
 from cifar.training.loggers import Logger
 from cifar.training.optimisers import freeze_finished, rates_on_device, set_rates
 from cifar.training.plan import PER_STEP, draw_plan
 from cifar.training.resume import how_computed, restore_state, resumed_otherwise
-from cifar.training.scaling import measure, scaling_sentence
+from cifar.training.scaling import expectation
 from cifar.training.state import State, new_state, save_state
 from cifar.training.step import precision_of, training_step
 
@@ -165,12 +164,8 @@ def train(
     if capture and why_not:
         display.say(f"Training steps are not captured as a CUDA graph: {why_not}.")
     runner = Steps(take_step, device=torch.device(device), capture=capture and not why_not, say=display.say)
-    if not resume and (here := place()) and processes() > 1:
-        size = recipe.augment.early_image_size if recipe.augment.early_epochs else 0
-        costs, exchange = measure(
-            model, training, batch_size=recipe.batch_size, image_size=size, device=device, precision=precision
-        )
-        display.say(scaling_sentence(costs, exchange, batch_size=recipe.batch_size, here=here, device=device))
+    if not resume and (sentence := expectation(recipe, model, training, device=device, precision=precision)):
+        display.say(sentence)
     facts = Facts(num_parameters(state.model), len(training), len(validation), device, precision)
     display.start_training(recipe.epochs, best_accuracy=state.best_accuracy, facts=facts)
     last_save = time.perf_counter()

@@ -20,8 +20,9 @@ from cifar.data.split import Split
 from cifar.machine import kind_of, synchronise
 from cifar.models.layers import resize
 from cifar.randomness import generators_kept
+from cifar.recipes import Recipe
 from cifar.training.distributed import FEWEST_ROWS, processes
-from cifar.training.launch import Place
+from cifar.training.launch import Place, place
 from cifar.training.step import DTYPES
 
 WORTH = 1.2  # times as fast as one process, below which several do not pay
@@ -89,6 +90,26 @@ def step_seconds(costs: Costs, *, batch_size: int, processes: int, exchange: flo
     """
     rows = batch_size / processes if batch_size >= FEWEST_ROWS * processes else batch_size
     return costs.fixed + costs.row * rows + exchange
+
+
+def expectation(recipe: Recipe, model: nn.Module, training: Split, *, device: str, precision: str) -> str:
+    """What to expect of the processes that train together, measured here, in words; "" of one alone.
+
+    Args:
+        recipe: of the training.
+        model: the part of the network that is trained; it stays as it is.
+        training: on the device.
+        device: cpu or cuda.
+        precision: fp32, bf16 or fp16.
+    """
+    here = place()
+    if processes() == 1 or here is None:
+        return ""
+    image_size = recipe.augment.early_image_size if recipe.augment.early_epochs else 0
+    costs, exchange = measure(
+        model, training, batch_size=recipe.batch_size, image_size=image_size, device=device, precision=precision
+    )
+    return scaling_sentence(costs, exchange, batch_size=recipe.batch_size, here=here, device=device)
 
 
 def measure(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from several_processes import CASES, environment, free_port, some_images, start
 from torch import nn
 
+import cifar
 from cifar.cli import app, run_app
 from cifar.errors import InputError, WorldError
 from cifar.pipeline.job import Job, begun_before
@@ -100,12 +101,14 @@ def test_devices_under_torchrun_must_be_its_number(monkeypatch: pytest.MonkeyPat
 
 
 def test_other_verbs_are_refused_under_torchrun(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in environment(0, 2, free_port()).items():
         monkeypatch.setenv(name, value)
     assert run_app(app, ["evaluate", "runs/x"], program="cifar") == 2
     assert "cifar evaluate is one process: start it without torchrun." in capsys.readouterr().err
+    with pytest.raises(InputError, match="A training from Python is one process"):
+        cifar.train("cnn", data="sample", device="cpu", folder=tmp_path / "run")
 
 
 def test_only_a_run_of_the_same_recipe_was_begun_before(tmp_path: Path) -> None:
