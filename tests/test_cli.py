@@ -472,7 +472,7 @@ def test_ctrl_c_in_the_evaluation_ends_it_and_says_how_to_go_on(
         signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cifar.pipeline.evaluation.predict", interrupt)
+        patch.setattr("cifar.pipeline.together.predict", interrupt)
         assert cifar("train", *QUICK, "-s", tmp_path / "run") == 130
     error = capsys.readouterr().err
     assert "after this step" not in error

@@ -312,7 +312,7 @@ def train(
         arguments = [*context.obj, *([] if resume or save_folder else ["--save-folder", str(job.folder)])]
         raise typer.Exit(launch(arguments, devices=devices, device=device))
     else:
-        train_job(job, devices=devices)
+        train_job(job)
 
 
 def show_header(job: "Job") -> None:
@@ -338,13 +338,8 @@ def follow_job() -> None:
             follow(open_data, display=shown)
 
 
-def train_job(job: "Job", *, devices: int | None = None) -> None:
-    """Train, test and report one run or all folds of a cross-validation.
-
-    Args:
-        job: to do.
-        devices: of --devices, for the command that resumes.
-    """
+def train_job(job: "Job") -> None:
+    """Train, test and report one run or all folds of a cross-validation."""
     named = ":" in job.recipe.model  # may yet be refused
     if not named:
         show_header(job)  # at once: PyTorch takes a second
@@ -361,7 +356,8 @@ def train_job(job: "Job", *, devices: int | None = None) -> None:
             dataset = open_data(job.data)
         program = "python3 train.py" if Path(sys.argv[0]).name == "train.py" else "cifar train"
         resume = f"{program} --resume {shlex.quote(str(job.folder))}" + " --trust-code" * bool(own_code(job.recipe))
-        resume += f" --devices {devices}" if devices else ""
+        if (here := place()) and here.hosts == 1 < here.processes:
+            resume += f" --devices {here.processes}"
         with display.TerminalDisplay() as shown:
             try:
                 result = run_job(replace(ready, timing=timing), dataset, display=shown)
