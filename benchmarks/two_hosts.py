@@ -2,10 +2,10 @@
 
     python benchmarks/two_hosts.py                # exit code 1 where something does not hold
 
-Each namespace has a name of its own that no resolver knows, and one link to the other. What must hold: without a word
-on the interface the training is refused in one sentence; with GLOO_SOCKET_IFNAME it ends with the weights of two
-processes on one host, bit for bit; also when a process of the second host is killed on the way, or the second host
-is replaced by another.
+Each namespace has a name of its own that no resolver knows, a folder of its own, and one link to the other. What must
+hold: without a word on the interface the training is refused in one sentence; with GLOO_SOCKET_IFNAME it ends with the
+weights of two processes on one host, bit for bit; also when a process of the second host is killed on the way, or the
+second host is replaced by another.
 """
 
 import contextlib
@@ -60,24 +60,25 @@ def start(
     numbers: tuple[int, ...] = (0, 1),
     replaceable: bool = False,
 ) -> "list[subprocess.Popen[str]]":
-    """Start torchrun on each host in a folder that both see.
+    """Start torchrun on each host, which has a disk of its own: the run is written on the first alone.
 
     Which host has the store torchrun has to be told, since it too looks at the names of hosts.
 
     Args:
         hosts: name and address of each.
-        place: the folder.
+        place: for a folder of each host, by its number.
         interface: GLOO_SOCKET_IFNAME; "" leaves it out.
         restarts: that are allowed.
         numbers: of the hosts to start it on.
         replaceable: whether another torchrun may take the place of one that is gone, which PyTorch 2.13 has to be told.
     """
-    place.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     environment |= {"GLOO_SOCKET_IFNAME": interface} if interface else {}
     environment |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if replaceable else {}
     processes = []
-    for name, address in (hosts[number] for number in numbers):
+    for number in numbers:
+        (name, address), disk = hosts[number], place / str(number)
+        disk.mkdir(parents=True, exist_ok=True)
         torchrun = [
             sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts",
             str(restarts), "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{hosts[0][1]}:29400", "--rdzv-id", "x",
@@ -87,7 +88,7 @@ def start(
         command = ["ip", "netns", "exec", name, *named, *torchrun, *TRAIN]
         processes.append(
             subprocess.Popen(
-                command, cwd=place, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                command, cwd=disk, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
         )
     return processes
@@ -126,19 +127,19 @@ def faults(folder: Path) -> list[str]:
         if 0 in codes or said.count("set GLOO_SOCKET_IFNAME") != 1:
             found.append(f"an unknown host name: exit codes {codes}, {said[-2000:]}")
         codes, said = ended(start(hosts, folder / "two", interface="link0"))
-        if codes != [0, 0] or (folder / "two" / "run" / "model.safetensors").read_bytes() != expected:
+        if codes != [0, 0] or (folder / "two" / "0" / "run" / "model.safetensors").read_bytes() != expected:
             found.append(f"two hosts: exit codes {codes}, {said[-2000:]}")
         processes = start(hosts, folder / "killed", interface="link0", restarts=2)
-        kill_rank_of(processes[1], folder / "killed" / "run")
+        kill_rank_of(processes[1], folder / "killed" / "0" / "run")
         codes, said = ended(processes)
-        if codes != [0, 0] or (folder / "killed" / "run" / "model.safetensors").read_bytes() != expected:
+        if codes != [0, 0] or (folder / "killed" / "0" / "run" / "model.safetensors").read_bytes() != expected:
             found.append(f"a killed process: exit codes {codes}, {said[-2000:]}")
         processes = start(hosts, folder / "replaced", interface="link0", restarts=2, replaceable=True)
-        kill_rank_of(processes[1], folder / "replaced" / "run", host=True)
+        kill_rank_of(processes[1], folder / "replaced" / "0" / "run", host=True)
         processes[1].communicate()
         processes[1:] = start(hosts, folder / "replaced", interface="link0", restarts=2, numbers=(1,), replaceable=True)
         codes, said = ended(processes)
-        if codes != [0, 0] or (folder / "replaced" / "run" / "model.safetensors").read_bytes() != expected:
+        if codes != [0, 0] or (folder / "replaced" / "0" / "run" / "model.safetensors").read_bytes() != expected:
             found.append(f"a replaced host: exit codes {codes}, {said[-2000:]}")
     return found
 
