@@ -5,6 +5,7 @@ averages the gradients; losses are weighted by rows, so that the mean is that of
 go through gloo, on the CPU; gradients on GPUs through nccl.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,9 @@ def joined(*, resume: str = "") -> Iterator[None]:
             raise lost(here, resume=resume) from None
         raise
     finally:
-        if dist.is_initialized() and not ended:  # else gloo's threads abort the process at its end
+        # Gloo's threads would abort the process at its end. Networks that average gradients hold on to them, in circles.
+        if dist.is_initialized() and not ended:
+            gc.collect()
             dist.destroy_process_group()
 
 
