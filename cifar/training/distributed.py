@@ -76,7 +76,7 @@ def joined(*, resume: str = "") -> Iterator[None]:
             raise lost(here, resume=resume) from None
         raise
     finally:
-        # Gloo's threads would abort the process at its end. Networks that average gradients hold on to them, in circles.
+        # Gloo's threads abort a process that ends before them. Networks that average gradients hold them, in circles.
         if dist.is_initialized() and not ended:
             gc.collect()
             dist.destroy_process_group()
