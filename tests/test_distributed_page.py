@@ -44,6 +44,15 @@ def test_the_files_of_the_page_are_valid() -> None:
     assert mounted == {volume["name"] for volume in job["spec"]["template"]["spec"]["volumes"]}
 
 
+def test_workers_on_kubernetes_run_a_command_that_parses() -> None:
+    (block,) = [block for block in blocks(PAGE) if block.title == "workers.yaml"]
+    spec = yaml.safe_load(block.text)["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    program, *words = container["command"]
+    assert (program, fault_of(words)) == ("cifar", "")
+    assert spec["parallelism"] == spec["completions"]
+
+
 def test_the_table_is_that_of_the_model() -> None:
     table = load_script("scripts/scaling_table.py").table()
     assert table in PAGE, f"docs/distributed.md needs\n{table}"

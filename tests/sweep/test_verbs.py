@@ -71,6 +71,8 @@ def test_a_folder_that_holds_something_is_no_new_study(capsys: pytest.CaptureFix
         assert "no tested run yet: `cifar sweep work study` makes them" in sentence(capsys)
     assert cifar("train", *CNN, "--seeds", "2", "-c") == 2
     assert "--seeds goes neither with" in sentence(capsys)
+    assert cifar("train", *CNN, "--seeds", "2", "--devices", "2", "-d", "cpu") == 2
+    assert "--seeds trains each seed in one process" in sentence(capsys)
     assert cifar("train", "--resume", "study", "--seeds", "2") == 2
     assert "--resume continues study by its own recipe" in sentence(capsys)
     Path("other").mkdir()
