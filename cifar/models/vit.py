@@ -129,7 +129,11 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patches(self.normalise(images))  # [N, width, 8, 8]
         tokens = patches.flatten(2).transpose(1, 2)  # [N, 64, width]
-        tokens = self.blocks(self.dropout(tokens + positions_for(self.positions, patches.shape[-1])))
+        positions: Tensor = self.positions
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not tracing:  # by PyTorch's former exporter, to which sizes are tensors; what it exports has one size
+            positions = positions_for(positions, patches.shape[-1])
+        tokens = self.blocks(self.dropout(tokens + positions))
         logits: Tensor = self.head(self.norm(tokens).mean(1))
         return logits
 

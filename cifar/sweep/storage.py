@@ -113,7 +113,11 @@ def url_of(record: Mapping[str, Any], typed: str) -> str:
         if typed:
             raise InputError("The queue of this study is the journal in its folder: leave --storage out.")
         return ""
-    return checked_url(typed or os.environ.get(VARIABLE, "") or record["storage"])
+    if chosen := typed or os.environ.get(VARIABLE, ""):
+        return checked_url(chosen)
+    # The study may be a stranger's: PGPASSWORD must not be sent to a server that asks for it as it is.
+    url = make_url(checked_url(record["storage"])).update_query_dict({"require_auth": "scram-sha-256,none"})
+    return url.render_as_string(hide_password=False)
 
 
 def new_name(folder: Path, url: str) -> str:

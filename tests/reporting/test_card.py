@@ -119,7 +119,11 @@ def test_the_card_holds_what_the_folder_says(tmp_path: Path) -> None:
 
 
 def test_what_older_runs_lack_is_left_out(tmp_path: Path) -> None:
-    text = model_card(RESULTS / "cnn")
+    old = changed_run(tmp_path / "old", name="cnn")
+    evaluation = json.loads((old / "evaluation.json").read_text())
+    later = ("brier", "calibration_error", "adaptive_calibration_error", "reliability", "temperature_scaling")
+    (old / "evaluation.json").write_text(json.dumps({key: evaluation[key] for key in evaluation if key not in later}))
+    text = model_card(old)
     assert "### Per class" in text
     assert "alibration" not in text
     folder = changed_run(tmp_path / "run", evaluation={**CALIBRATION, "temperature_scaling": None})
@@ -218,8 +222,8 @@ def test_the_card_is_written_to_the_run_or_to_output(tmp_path: Path, capsys: pyt
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    unfinished = changed_run(tmp_path / "unfinished", summary={"finished": False})
-    untested = changed_run(tmp_path / "untested", summary={"test_accuracy": None})
+    unfinished = changed_run(tmp_path / "unfinished", summary={"state": "unfinished"})
+    untested = changed_run(tmp_path / "untested", summary={"state": "trained", "test_accuracy": None})
     for code, words, arguments in (
         (2, "not a run folder", (tmp_path,)),
         (2, "name one of its folds", (RESULTS / "cnn-crossval",)),

@@ -28,7 +28,7 @@ from cifar.serving.push import push_files, without_secrets
 RESULTS = Path(__file__).parent.parent.parent / "results"
 PUSHED = {
     "model.safetensors", "recipe.json", "summary.json", "metrics.csv", "evaluation.json", "curves.png", "confusion.png",
-    "README.md",
+    "reliability.png", "mistakes.png", "README.md",
 }  # fmt: skip
 # The client streams files to its transport in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -81,7 +81,7 @@ def test_a_pushed_run_predicts_like_the_original(
             shutil.copy(RESULTS / "quick" / name, run)
     assert push(run, "someone/small-net", "--token", WRITER) == 0
     output = capsys.readouterr()
-    assert output.out.startswith(f"{hub.url}/someone/small-net: 8 files, ")
+    assert output.out.startswith(f"{hub.url}/someone/small-net: {len(PUSHED)} files, ")
     assert WRITER not in output.out + output.err
     repository = hub.repositories["someone/small-net"]
     assert repository.commits == ["The run small of cifar"]
@@ -89,7 +89,7 @@ def test_a_pushed_run_predicts_like_the_original(
     assert set(repository.files) - {".gitattributes"} == PUSHED
     for name in PUSHED - {"README.md"}:
         assert repository.files[name] == (run / name).read_bytes()
-    assert len(hub.verified) == 3  # weights and two pictures
+    assert len(hub.verified) == 5  # weights and four pictures
     assert bool(hub.parts) == in_parts
     card = ModelCard(repository.files["README.md"].decode())
     assert card.data.model_name == "small-net"
@@ -138,7 +138,7 @@ def test_a_dry_run_sends_no_request(hub: UploadHub, run: Path, capsys: Captured)
     sizes = {line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines}
     assert set(sizes) == PUSHED
     assert all(sizes[name] == (run / name).stat().st_size for name in PUSHED - {"README.md"})
-    assert last.startswith("would be pushed to the private repository someone/net: 8 files, 0.")
+    assert last.startswith(f"would be pushed to the private repository someone/net: {len(PUSHED)} files, ")
     assert push(run, "someone/net", "--dry-run") == 0
     assert "would be pushed to the repository someone/net" in capsys.readouterr().out
     assert hub.requests == []
@@ -249,7 +249,7 @@ def test_a_fresh_process_follows_the_environment_variables_of_the_hub(
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{hub.url}/someone/net: 8 files, ")
+    assert done.stdout.startswith(f"{hub.url}/someone/net: {len(PUSHED)} files, ")
     assert set(hub.repositories["someone/net"].files) - {".gitattributes"} == PUSHED
 
 

@@ -43,7 +43,10 @@ def test_addresses_are_kept_without_passwords() -> None:
 
 def test_what_is_typed_comes_before_the_environment_and_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"storage": "postgresql+psycopg://recorded/runs"}
-    assert url_of(record, "") == "postgresql+psycopg://recorded/runs"
+    careful = "?require_auth=scram-sha-256%2Cnone"  # with an address that was not typed
+    assert url_of(record, "") == "postgresql+psycopg://recorded/runs" + careful
+    careless = {"storage": "postgresql://recorded/runs?require_auth=password"}
+    assert url_of(careless, "") == "postgresql+psycopg://recorded/runs" + careful
     assert url_of_new("") == ""
     monkeypatch.setenv("CIFAR_STORAGE", "postgresql://variable/runs")
     assert url_of(record, "") == url_of_new("") == "postgresql+psycopg://variable/runs"
