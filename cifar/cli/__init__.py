@@ -12,10 +12,12 @@ from cifar.cli.train import train_main
 from cifar.cli import sweep, evaluate, compare, report, predict, explain, export, demo, share, models, inspect  # noqa: F401
 
 # isort: on
+from cifar.training.launch import leave
+
 __all__ = ["app", "main", "run_app", "train_main"]
 
 
 def main() -> NoReturn:
     """The command `cifar`."""
     prepare()
-    sys.exit(run_app(app, sys.argv[1:], program="cifar"))
+    leave(run_app(app, sys.argv[1:], program="cifar"))

@@ -16,7 +16,7 @@ from cifar.cli.terminal import Ended, exit_code, prepare
 from cifar.errors import InputError
 from cifar.machine import check_device, choose_compile, choose_device
 from cifar.timing import process_seconds, timed
-from cifar.training.launch import check_devices, end_if_fatal, ended_by_signals, launch, place, was_restarted
+from cifar.training.launch import check_devices, end_if_fatal, ended_by_signals, launch, leave, place, was_restarted
 
 if TYPE_CHECKING:
     from cifar.pipeline.job import Job
@@ -418,7 +418,7 @@ def train_main() -> NoReturn:
             "Usage: python3 train.py -m MODEL [-e EPOCHS] [-b BATCH] [-l RATE] [-d DEVICE] …; --help lists all flags."
         )
         sys.exit(2)
-    sys.exit(run_app(app, ["train", *arguments], program="train.py"))
+    leave(run_app(app, ["train", *arguments], program="train.py"))
 
 
 def ask_for_arguments() -> list[str]:

@@ -50,8 +50,9 @@ def test_a_rank_that_is_killed_changes_no_bit(tmp_path: Path) -> None:
     ranks(process)[0].kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    for sentence in ("2 processes do not pay here", "A process of this training has ended", f"going on with {run}."):
+    for sentence in ("2 processes do not pay here", f"going on with {run}."):
         assert err.count(sentence) == 1, err
+    assert err.count("A process of this training has ended") <= 1, err  # the launcher may end the other one first
     assert "Traceback" not in err
     printed = [other.communicate(timeout=120) for other in undisturbed]
     assert [other.returncode for other in undisturbed] == [0, 0], printed
@@ -71,10 +72,9 @@ def test_a_stopped_training_is_resumed_by_one_process(
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert err.splitlines()[-2:] == [
-        "Stopping after this step …",
-        f"Stopped; everything is saved. Resume with: cifar train --resume {run} --trust-code --devices 2",
-    ]
+    # Which process gets the signal first is chance: the first one says that it stops only if it is that one.
+    last = f"Stopped; everything is saved. Resume with: cifar train --resume {run} --trust-code --devices 2"
+    assert err.splitlines()[-1] == last
     monkeypatch.chdir(TESTS)
     assert run_app(app, ["train", "--resume", str(run), "--trust-code", "-d", "cpu"], program="cifar") == 0
     said = capfd.readouterr().err
