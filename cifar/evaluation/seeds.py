@@ -107,8 +107,8 @@ def mean_accuracy_interval(hits: NDArray[np.bool_], *, confidence: float = CONFI
     Each hit is taken as a sum of the mean, an effect of its seed, one of its image, and a rest: the analysis of
     variance of two crossed factors, with degrees of freedom by Satterthwaite (1946, "An approximate distribution of
     estimates of variance components"). Nothing is counted twice, unlike in the bootstrap above. In simulations on
-    10,000 images the 95 % interval covered 95 to 96 % with five seeds that differ by 0 to 0.4 points, 93 % with three,
-    91 to 94 % with two.
+    10,000 images the 95 % interval covered 95 to 96 % with five seeds that differ by 0 to 0.4 points, 93 to 95 % with
+    three, 94 to 98 % with two; where seeds differ by 1.3 points 94, 90 and 91 %.
 
     Args:
         hits: bool [S, N], two seeds or more on the same images.
@@ -126,7 +126,8 @@ def mean_accuracy_interval(hits: NDArray[np.bool_], *, confidence: float = CONFI
     degrees = np.array([num_seeds - 1, num_images - 1, (num_seeds - 1) * (num_images - 1)])
     sums = [num_images * ((of_seeds - mean) ** 2).sum(), num_seeds * ((of_images - mean) ** 2).sum(), (rest**2).sum()]
     squares = np.array(sums) / degrees  # mean squares: of seeds, of images, of the rest
-    variance = max(squares[0] + squares[1] - squares[2], 0.0)
+    squares = np.maximum(squares, squares[2])  # an effect's variance is not negative, whatever its estimate
+    variance = squares[0] + squares[1] - squares[2]
     if variance == 0:
         return float(mean), float(mean)
     half = stdtrit(variance**2 / (squares**2 / degrees).sum(), (1 + confidence) / 2) * np.sqrt(variance / hits.size)

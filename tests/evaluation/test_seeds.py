@@ -127,6 +127,7 @@ def test_mean_accuracy_interval_against_the_sums_of_a_loop() -> None:
         for s in range(num_seeds)
         for i in range(num_images)
     ) / ((num_seeds - 1) * (num_images - 1))
+    seeds, images = max(seeds, rest), max(images, rest)
     variance = (seeds + images - rest) / hits.size
     terms = seeds**2 / 2 + images**2 / (num_images - 1) + rest**2 / (2 * (num_images - 1))
     half = scipy.stats.t.ppf(0.975, (seeds + images - rest) ** 2 / terms) * math.sqrt(variance)
@@ -153,6 +154,8 @@ def test_mean_accuracy_interval_covers_both_kinds_of_luck() -> None:
 def test_mean_accuracy_interval_at_its_ends() -> None:
     assert mean_accuracy_interval(np.ones((2, 10), dtype=bool)) == (1, 1)
     assert mean_accuracy_interval(np.zeros((2, 10), dtype=bool)) == (0, 0)
+    apart = np.eye(2, dtype=bool).repeat(50, axis=1)  # of equal accuracy, on other images: their luck is there
+    assert mean_accuracy_interval(apart)[0] < 0.45 < 0.55 < mean_accuracy_interval(apart)[1]
     seeds = np.repeat(np.array([[True], [False]]), 50, axis=1)  # one seed all right, one all wrong
     assert mean_accuracy_interval(seeds) == (0, 1)
     images = np.repeat(np.array([[True, False]]), 2, axis=0).repeat(50, axis=1)  # the same images by both seeds
