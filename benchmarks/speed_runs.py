@@ -27,16 +27,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from cifar.data.cifar10 import load, open_dataset
+from cifar.evaluation.comparison import compare_recipes
 from cifar.evaluation.intervals import mean_interval
 from cifar.evaluation.predict import predict
-from cifar.evaluation.seeds import mean_accuracy_interval
 from cifar.files import write_json
 from cifar.machine import describe_machine
+from cifar.reporting.records import read_evaluated_runs
 from cifar.runs import checksum, load_network, read_predictions, run_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,10 +225,9 @@ def figures(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
     accuracies = [row["test_accuracy"] for row in rows]
     mean, std, interval = mean_interval(accuracies) if len(rows) > 1 else (accuracies[0], None, None)
     kept = [folder / f"{row['recipe']}-{row['seed']}" for row in rows]
-    hits = [hits_of(run / "predictions.npz") for run in kept if (run / "predictions.npz").exists()]
-    over_images = interval is not None and len(hits) == len(rows)
+    over_images = interval is not None and all((run / "predictions.npz").exists() for run in kept)
     if over_images:
-        interval = mean_accuracy_interval(np.stack(hits))
+        interval = compare_recipes(read_evaluated_runs(kept), seed=0)["recipes"][0]["interval"]
     one_view = [json.loads((run / ONE_VIEW[0]).read_text())["accuracy"] for run in kept if (run / ONE_VIEW[0]).exists()]
     seconds = [row["seconds"] for row in rows]
     return {
@@ -244,12 +242,6 @@ def figures(rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
         "lowest_seconds": min(seconds),
         "highest_seconds": max(seconds),
     }
-
-
-def hits_of(path: Path) -> NDArray[np.bool_]:
-    """Which images a file of predictions has right: bool [N]."""
-    with np.load(path) as arrays:
-        return np.asarray(arrays["probs"].argmax(axis=1) == arrays["labels"])
 
 
 if __name__ == "__main__":

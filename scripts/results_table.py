@@ -8,14 +8,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cifar.evaluation.seeds import mean_accuracy_interval
+from cifar.evaluation.comparison import compare_recipes
 from cifar.models import build_model, num_parameters
 from cifar.recipes import recipe_for
+from cifar.reporting.records import read_evaluated_runs
 from cifar.robustness.corruptions import CORRUPTIONS
-from cifar.runs import read_predictions
 
 ROOT = Path(__file__).parent.parent
 RECORDED = "cifar/recipes/recorded.json"
@@ -261,7 +258,7 @@ def figures_of_runs(folders: list[Path]) -> dict[str, Any]:
     assert len({json.dumps(summary["recipe"] | {"seed": 0}, sort_keys=True) for summary in summaries}) == 1, folders
     interval = first["test_interval"]
     if len(folders) > 1:
-        interval = list(mean_accuracy_interval(np.stack([hits_of(folder) for folder in folders])))
+        interval = compare_recipes(read_evaluated_runs(folders), seed=0)["recipes"][0]["interval"]
     return {
         "accuracy": statistics.fmean(summary["test_accuracy"] for summary in summaries), "interval": interval,
         "seeds": len(folders), "tta": first["recipe"].get("views", "none"), "parameters": first["parameters"],
@@ -269,12 +266,6 @@ def figures_of_runs(folders: list[Path]) -> dict[str, Any]:
         "machine": hardware(first["machine"]), "run": folders[0].name,
         "weights": (folders[0] / "model.safetensors").exists(),
     }  # fmt: skip
-
-
-def hits_of(folder: Path) -> NDArray[np.bool_]:
-    """Which test images a recorded run has right: bool [N]."""
-    probs, labels, _ = read_predictions(folder)
-    return np.asarray(probs.argmax(axis=1) == labels)
 
 
 def parameters_of(name: str) -> int:

@@ -14,7 +14,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 RUNS = {"resnet": 128, "vit": 128, "quick": 500, "previt": 64}  # with the batch size of each
 LARGE_BATCH = 1024
 PROCESSES = (1, 2, 4, 8, 16, 32, 64)
-# Assumed. A GPU computes a hundred times as many images a second as the recorded two cores, in 2 ms a step or more.
+# Assumed: a GPU is 100 times as fast as the two cores that were measured, but takes no less than 2 ms for a step.
 GPU_TIMES, GPU_FIXED = 100, 0.002
 ETHERNET = Link(bandwidth=1.25e9, latency=1e-4)  # 10 Gbit/s between CPUs, one process a host
 NVLINK = Link(bandwidth=2e11, latency=1e-5)  # within a host of 8 GPUs

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_runs import make_run
 from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 from scripts_by_path import ROOT, load_script
@@ -49,10 +50,8 @@ def test_figures_of_runs_with_predictions_hold_the_luck_of_images(tmp_path: Path
     generator = np.random.default_rng(0)
     labels, hits = generator.integers(0, 10, 500), generator.random((2, 500)) < 0.9
     for seed, right in enumerate(hits):
-        run = tmp_path / f"speednet-{seed}"
-        run.mkdir()
-        probs = np.eye(10)[np.where(right, labels, (labels + 1) % 10)]
-        np.savez(run / "predictions.npz", probs=probs, labels=labels)
+        probs = np.eye(10, dtype=np.float32)[np.where(right, labels, (labels + 1) % 10)]
+        run = make_run(tmp_path / f"speednet-{seed}", labels, probs, seed=seed)
         (run / "evaluation-test-none.json").write_text(json.dumps({"accuracy": 0.8 + 0.1 * seed}))
     rows = [row("speednet", seed, right.mean(), 100.0) for seed, right in enumerate(hits)]
     figures = speed_runs.figures(rows, tmp_path)

@@ -29,6 +29,12 @@ def wilson_interval(num_correct: int, num_images: int, *, confidence: float = 0.
     return centre - half if num_correct else 0.0, centre + half if num_correct < num_images else 1.0
 
 
+def mean_fraction_interval(fractions: Sequence[float]) -> tuple[float, float, tuple[float, float]]:
+    """Return what `mean_interval` does, with an interval within 0 and 1: of two values it may be wider."""
+    mean, std, (low, high) = mean_interval(fractions)
+    return mean, std, (max(low, 0.0), min(high, 1.0))
+
+
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, tuple[float, float]]:
     """Return mean, sample standard deviation (n - 1) and Student's interval of the mean; both NaN for one value.
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cifar.errors import InputError, WorldError
 from cifar.evaluation.comparison import compare_recipes
-from cifar.evaluation.intervals import mean_interval, wilson_interval
+from cifar.evaluation.intervals import mean_fraction_interval, wilson_interval
 from cifar.reporting.records import read_evaluated_runs
 from cifar.runs import METRICS, RECIPE, SUMMARY, held_queue, is_run, read_json, read_metrics
 from cifar.sweep.queue import REASON, SAME_AS, WORKER, Queue, is_left
@@ -138,10 +138,12 @@ def spread_of(rows: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any] |
     accuracies = [row[f"{split}_accuracy"] for row in rows if row[f"{split}_accuracy"] is not None]
     if not accuracies:
         return None
-    mean, std, (low, high) = mean_interval(accuracies)
+    mean, std, interval = mean_fraction_interval(accuracies)
     several = len(accuracies) > 1
-    interval = [max(low, 0.0), min(high, 1.0)] if several else None
-    return {"accuracies": accuracies, "mean": mean, "std": std if several else None, "interval": interval}
+    return {
+        "accuracies": accuracies, "mean": mean, "std": std if several else None,
+        "interval": list(interval) if several else None,
+    }  # fmt: skip
 
 
 def spread_over_images(runs: Sequence[Path]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.evaluation.intervals import mean_interval
+from cifar.evaluation.intervals import mean_fraction_interval
 from cifar.recipes import Recipe, with_fields
 
 
@@ -31,6 +31,6 @@ def summarise_folds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {"num_folds": len(summaries)}
     for split in ("validation", "test"):
         accuracies = [float(summary[f"{split}_accuracy"]) for summary in summaries]
-        mean, std, (low, high) = mean_interval(accuracies)  # of two folds wider than all there is
-        result[split] = {"folds": accuracies, "mean": mean, "std": std, "interval": [max(low, 0.0), min(high, 1.0)]}
+        mean, std, interval = mean_fraction_interval(accuracies)
+        result[split] = {"folds": accuracies, "mean": mean, "std": std, "interval": list(interval)}
     return result

@@ -23,9 +23,8 @@ from cifar.training.launch import Place, check_host_name, end_with_launcher, end
 
 T = TypeVar("T")
 START_SECONDS = 900.0  # for all processes to be there
-HOURS = (
-    12  # that a process waits for another: the first may fetch data, or draw pictures. A lost one is noticed at once
-)
+# That a process waits for another: the first may fetch data, or draw pictures. A lost one is noticed at once.
+HOURS = 12
 FEWEST_ROWS = 2  # of a process in a batch: batch normalisation has no statistics of one
 
 

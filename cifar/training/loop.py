@@ -136,7 +136,6 @@ def train(
     model = trainable_end(state.model, recipe.network.train_blocks)
     if compiled:
         model.compile()
-    network = in_parallel(model, own=":" in recipe.model)
     training, validation = to_device(training, torch.device(device)), to_device(validation, torch.device(device))
     steps = num_batches(len(training), recipe.batch_size)
     if remark := last_batch_remark(len(training), recipe.batch_size):
